@@ -1,0 +1,367 @@
+"""What a model is made of, as numbers that refuse to contradict each other.
+
+Chapter: 06_together/full_model
+Source: deepseek_v3, section 4.2; deepseek_v2, section 3.1
+
+A config is frozen and takes keywords only.
+Presets are functions, so that nobody can change one for everybody else.
+The comment behind a field is the symbol of the paper.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def _require_positive(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        what = f"{type(owner).__name__}.{name}"
+        _require(value > 0, f"{what} must be positive, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MHAConfig:
+    """Multi-head attention; fewer key-value heads than heads make it grouped-query.
+
+    Raises:
+        ValueError: a width is not positive, or the heads do not divide into groups.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    d_head: int
+    rope_theta: float = 10_000.0
+    qkv_bias: bool = False  # Qwen adds a bias to queries, keys and values
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "num_heads", "num_kv_heads", "d_head", "rope_theta")
+        _require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}",
+        )
+        _require(self.d_head % 2 == 0, f"d_head must be even, got {self.d_head}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLAConfig:
+    """Multi-head Latent Attention: what is cached is `d_latent_kv + d_rope` wide.
+
+    Raises:
+        ValueError: a width is not positive, or `d_rope` is odd.
+    """
+
+    num_heads: int  # n_h
+    d_latent_kv: int  # d_c
+    d_latent_q: int | None  # d_c'; None: queries are not compressed
+    d_nope: int  # d_h
+    d_rope: int  # d_h^R
+    d_value: int  # d_h
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        widths = ["num_heads", "d_latent_kv", "d_nope", "d_rope", "d_value"]
+        if self.d_latent_q is not None:
+            widths.append("d_latent_q")
+        _require_positive(self, *widths, "rope_theta")
+        _require(self.d_rope % 2 == 0, f"d_rope must be even, got {self.d_rope}")
+
+    @property
+    def d_qk(self) -> int:
+        """Width of one head's query and key."""
+        return self.d_nope + self.d_rope
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEConfig:
+    """Routed and shared experts, and how the router keeps them busy.
+
+    Raises:
+        ValueError: the counts contradict each other.
+    """
+
+    num_experts: int  # routed experts, over all ranks (paper: N_r)
+    num_shared: int  # N_s; they form one feed-forward layer, N_s times as wide
+    top_k: int  # K_r
+    d_expert: int  # inner width of one expert
+    num_groups: int = 1  # D: groups of experts, one group a node
+    top_groups: int = 1  # M: groups a token may be sent to
+    route_scale: float = 1.0  # 2.5 in V3's code; not in its equations
+    bias_rate: float = 0.001  # gamma; 0 turns balancing by bias off
+    balance_loss: float = 0.0001  # alpha of the sequence-wise loss; 0 turns it off
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self, "num_experts", "top_k", "d_expert", "num_groups", "top_groups"
+        )
+        for name in ("num_shared", "bias_rate", "balance_loss"):
+            value = getattr(self, name)
+            _require(value >= 0, f"MoEConfig.{name} must not be negative, got {value}")
+        _require(
+            self.num_experts % self.num_groups == 0,
+            f"num_groups={self.num_groups} must divide num_experts={self.num_experts}",
+        )
+        _require(
+            self.top_groups <= self.num_groups,
+            f"cannot keep top_groups={self.top_groups} of num_groups={self.num_groups}",
+        )
+        reachable = self.top_groups * self.num_experts // self.num_groups
+        _require(
+            self.top_k <= reachable,
+            f"cannot choose top_k={self.top_k} of the {reachable} experts "
+            f"that top_groups={self.top_groups} groups hold",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FP8Config:
+    """Sizes of the regions that share one scale.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    tile: int = 128  # activations and their gradients: 1 x tile
+    block: int = 128  # weights: block x block
+    wire: bool = True  # rows travel to their experts as FP8, and come back as BF16
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "tile", "block")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One language model.
+
+    Raises:
+        ValueError: a count is not positive, or the parts contradict each other.
+    """
+
+    name: str
+    vocab_size: int
+    d_model: int  # d
+    num_layers: int  # L
+    num_dense_layers: int  # the first layers keep a dense feed-forward
+    d_ffn: int  # inner width of a dense feed-forward
+    attention: MHAConfig | MLAConfig
+    moe: MoEConfig | None = None
+    fp8: FP8Config | None = None  # None: every product in the parameters' own dtype
+    num_mtp: int = 0  # D of eq. 21: further tokens predicted at each position
+    mtp_weight: float = 0.3  # lambda of eq. 25
+    max_len: int = 4096  # longest sequence the rotary tables are made for
+    norm_eps: float = 1e-6
+    init_std: float = 0.006
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self, "vocab_size", "d_model", "num_layers", "d_ffn", "max_len", "init_std"
+        )
+        _require(
+            0 <= self.num_dense_layers <= self.num_layers,
+            f"num_dense_layers={self.num_dense_layers} must lie between 0 and "
+            f"num_layers={self.num_layers}",
+        )
+        _require(self.num_mtp >= 0, f"num_mtp must not be negative, got {self.num_mtp}")
+        _require(
+            self.moe is not None or self.num_dense_layers == self.num_layers,
+            "a model without moe has num_dense_layers equal to num_layers",
+        )
+
+    @property
+    def num_moe_layers(self) -> int:
+        """Layers whose feed-forward is a mixture of experts."""
+        return self.num_layers - self.num_dense_layers
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, ready for JSON; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: an unknown or missing field.
+        """
+        fields = dict(fields)
+        try:
+            latent = "d_latent_kv" in fields["attention"]
+            fields["attention"] = (MLAConfig if latent else MHAConfig)(
+                **fields["attention"]
+            )
+            if fields.get("moe"):
+                fields["moe"] = MoEConfig(**fields["moe"])
+            if fields.get("fp8"):
+                fields["fp8"] = FP8Config(**fields["fp8"])
+            return cls(**fields)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a model config: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    Raises:
+        ValueError: a count is not positive, or the warm-up outlasts the run.
+    """
+
+    steps: int = 300
+    batch_size: int = 16  # sequences a step, over all ranks
+    seq_len: int = 128
+    lr: float = 3e-3
+    final_lr: float = 3e-4
+    warmup_steps: int = 20
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+    eval_every: int = 100
+    eval_batches: int = 8
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self, "steps", "batch_size", "seq_len", "lr", "final_lr", "clip"
+        )
+        _require_positive(self, "eval_every", "eval_batches")
+        _require(
+            0 <= self.warmup_steps,
+            f"warmup_steps must not be negative, got {self.warmup_steps}",
+        )
+
+
+def tiny() -> ModelConfig:
+    """All four techniques in a model that a laptop trains in two minutes."""
+    return ModelConfig(
+        name="tiny",
+        vocab_size=256,
+        d_model=128,
+        num_layers=4,
+        num_dense_layers=1,
+        d_ffn=320,
+        attention=MLAConfig(
+            num_heads=4, d_latent_kv=64, d_latent_q=64, d_nope=32, d_rope=16, d_value=32
+        ),
+        moe=MoEConfig(
+            num_experts=16,
+            num_shared=1,
+            top_k=4,
+            d_expert=64,
+            num_groups=4,
+            top_groups=2,
+            route_scale=2.5,
+        ),
+        fp8=FP8Config(tile=32, block=32),
+        init_std=0.02,
+    )
+
+
+def tiny_dense() -> ModelConfig:
+    """The baseline: as many active parameters as `tiny`, none of the techniques."""
+    return replace(
+        tiny(),
+        name="tiny_dense",
+        num_dense_layers=4,
+        attention=MHAConfig(num_heads=4, num_kv_heads=4, d_head=32),
+        moe=None,
+        fp8=None,
+    )
+
+
+def deepseek_v3() -> ModelConfig:
+    """DeepSeek-V3 as published: 671B parameters, 37B active."""
+    return ModelConfig(
+        name="deepseek_v3",
+        vocab_size=129_280,
+        d_model=7168,
+        num_layers=61,
+        num_dense_layers=3,
+        d_ffn=18_432,
+        attention=MLAConfig(
+            num_heads=128,
+            d_latent_kv=512,
+            d_latent_q=1536,
+            d_nope=128,
+            d_rope=64,
+            d_value=128,
+        ),
+        moe=MoEConfig(
+            num_experts=256,
+            num_shared=1,
+            top_k=8,
+            d_expert=2048,
+            num_groups=8,
+            top_groups=4,
+            route_scale=2.5,
+        ),
+        fp8=FP8Config(),
+        num_mtp=0,  # published counts leave the prediction module out
+        mtp_weight=0.3,
+    )
+
+
+def deepseek_v2() -> ModelConfig:
+    """DeepSeek-V2 as published: 236B parameters, 21B active."""
+    return replace(
+        deepseek_v3(),
+        name="deepseek_v2",
+        vocab_size=102_400,
+        d_model=5120,
+        num_layers=60,
+        num_dense_layers=1,
+        d_ffn=12_288,
+        moe=MoEConfig(
+            num_experts=160,
+            num_shared=2,
+            top_k=6,
+            d_expert=1536,
+            num_groups=8,
+            top_groups=3,
+            route_scale=16.0,
+        ),
+        fp8=None,
+    )
+
+
+def _dense(name: str, vocab: int, d: int, layers: int, ffn: int, **attention: Any):
+    return ModelConfig(
+        name=name,
+        vocab_size=vocab,
+        d_model=d,
+        num_layers=layers,
+        num_dense_layers=layers,
+        d_ffn=ffn,
+        attention=MHAConfig(num_kv_heads=8, d_head=128, **attention),
+    )
+
+
+def llama_405b() -> ModelConfig:
+    """LLaMA-3.1-405B: dense, grouped-query attention."""
+    return _dense("llama_405b", 128_256, 16_384, 126, 53_248, num_heads=128)
+
+
+def qwen_72b() -> ModelConfig:
+    """Qwen2.5-72B: dense, grouped-query attention, biased projections."""
+    return _dense("qwen_72b", 152_064, 8192, 80, 29_568, num_heads=64, qkv_bias=True)
+
+
+PRESETS: dict[str, Callable[[], ModelConfig]] = {
+    preset.__name__: preset
+    for preset in (tiny, tiny_dense, deepseek_v2, deepseek_v3, llama_405b, qwen_72b)
+}
+
+
+def preset(name: str) -> ModelConfig:
+    """The config of that name.
+
+    Raises:
+        ValueError: no such preset; the message lists those that exist.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; there are: {', '.join(PRESETS)}")
+    return PRESETS[name]()

@@ -1,0 +1,166 @@
+"""The parts that every transformer has: linear maps, norms, positions, a feed-forward.
+
+Chapter: 01_baseline/probability_machine
+Source: deepseek_v3, section 2.1; roformer; swiglu
+
+How two matrices are multiplied is an argument.
+A `Linear` is handed a `Matmul` and does not know whether the product inside is FP32
+or FP8, so the same layer serves the baseline and the full model.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class Matmul(Protocol):
+    """`x @ weight.T`, in whatever precision."""
+
+    def __call__(
+        self, x: Float[Tensor, "... K"], weight: Float[Tensor, "M K"]
+    ) -> Float[Tensor, "... M"]: ...
+
+
+class GroupedMatmul(Protocol):
+    """Rows `ends[e-1]:ends[e]` times `weight[e].T`, for every expert e."""
+
+    def __call__(
+        self,
+        rows: Float[Tensor, "R K"],
+        weight: Float[Tensor, "E M K"],
+        ends: Int[Tensor, " E"],
+    ) -> Float[Tensor, "R M"]: ...
+
+
+def grouped_loop(
+    rows: Float[Tensor, "R K"],
+    weight: Float[Tensor, "E M K"],
+    ends: Int[Tensor, " E"],
+) -> Float[Tensor, "R M"]:
+    """The slow twin of `grouped_linear`: one product an expert."""
+    parts = rows.split(ends.diff(prepend=ends.new_zeros(1)).tolist())
+    return torch.cat([part @ w.T for part, w in zip(parts, weight, strict=True)])
+
+
+def grouped_linear(
+    rows: Float[Tensor, "R K"],
+    weight: Float[Tensor, "E M K"],
+    ends: Int[Tensor, " E"],
+) -> Float[Tensor, "R M"]:
+    """All experts in one call.
+
+    Args:
+        rows: sorted by expert.
+        ends: where each expert's rows end; the last entry is R.
+    """
+    if rows.dtype == torch.float64 or rows.shape[0] == 0:  # the kernel refuses both
+        return grouped_loop(rows, weight, ends)
+    return F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
+
+
+@dataclass(frozen=True)
+class Products:
+    """How a model multiplies: one product for layers, one for groups of experts.
+
+    `row_multiple` says to what multiple each expert's rows are padded with zeros, so
+    that a tile along the tokens never spans two experts.
+    """
+
+    linear: Matmul
+    grouped: GroupedMatmul
+    row_multiple: int = 1
+
+
+PLAIN = Products(linear=F.linear, grouped=grouped_linear)
+
+
+class Linear(nn.Module):
+    """A linear map whose product is chosen from outside."""
+
+    def __init__(
+        self, d_in: int, d_out: int, matmul: Matmul = F.linear, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(d_out, d_in))
+        self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
+        self.matmul = matmul
+
+    def forward(self, x: Float[Tensor, "... K"]) -> Float[Tensor, "... M"]:
+        y = self.matmul(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+class RMSNorm(nn.Module):
+    """Divide each row by its root mean square; no mean is taken off.
+
+    Source: rmsnorm
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def rotary_table(
+    d_rope: int, max_len: int, theta: float = 10_000.0
+) -> tuple[Float[Tensor, "S half"], Float[Tensor, "S half"]]:
+    """Cosine and sine of the angle by which each pair turns at each position.
+
+    Args:
+        d_rope: width that is rotated, even; pair i turns by `theta ** (-2i / d_rope)`
+            radians a position.
+
+    Source: roformer
+    """
+    if d_rope % 2:
+        raise ValueError(f"d_rope must be even, got {d_rope}")
+    pairs = torch.arange(0, d_rope, 2, dtype=torch.float64)
+    angles = torch.outer(torch.arange(max_len), theta ** (-pairs / d_rope))
+    return angles.cos(), angles.sin()
+
+
+def rotate(
+    x: Float[Tensor, "... T rope"],
+    cos: Float[Tensor, "T half"],
+    sin: Float[Tensor, "T half"],
+) -> Float[Tensor, "... T rope"]:
+    """Turn each pair of neighbours (0, 1), (2, 3), … by the angle of its position.
+
+    A dot product of two rotated vectors depends on the distance of their positions
+    alone. Pairs are neighbours, as in DeepSeek's code; Llama pairs (i, i + rope / 2),
+    so weights carried over from there need a permutation.
+    """
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = (even * cos - odd * sin, even * sin + odd * cos)
+    return torch.stack(turned, dim=-1).flatten(-2)
+
+
+def swiglu(gate_up: Float[Tensor, "... F2"]) -> Float[Tensor, "... F"]:
+    """`silu(gate) * up`, where gate and up are the two halves of the last dim."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+class SwiGLU(nn.Module):
+    """The dense feed-forward: widen to gate and up, multiply them, narrow again.
+
+    Gate and up are one matrix, so that the input is read (and quantised) once.
+
+    Source: swiglu
+    """
+
+    def __init__(self, d_model: int, d_ffn: int, matmul: Matmul = F.linear) -> None:
+        super().__init__()
+        self.gate_up = Linear(d_model, 2 * d_ffn, matmul)
+        self.down = Linear(d_ffn, d_model, matmul)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        return self.down(swiglu(self.gate_up(x)))

@@ -1,0 +1,236 @@
+"""The language model: blocks of attention and feed-forward, from a config.
+
+Chapter: 06_together/full_model
+Source: deepseek_v3, section 2; eqs. 21-25 for multi-token prediction
+
+Bytes become vectors, every block adds what it found to them, and the last vector of
+each position becomes a score for every possible next byte.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tiny_lm import fp8
+from tiny_lm.attention import Cache, MultiHeadAttention
+from tiny_lm.config import MLAConfig, ModelConfig
+from tiny_lm.layers import PLAIN, Linear, Products, RMSNorm, SwiGLU
+from tiny_lm.mla import LatentAttention
+from tiny_lm.moe import Dispatcher, MoE
+from tiny_lm.router import Router
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised, and what it is made of; nats per byte."""
+
+    total: Float[Tensor, ""]
+    next_token: Float[Tensor, ""]
+    mtp: Float[Tensor, ""]
+    balance: Float[Tensor, ""]
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward; each reads a normed copy and adds its result."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        sparse: bool,
+        products: Products = PLAIN,
+        dispatcher: Dispatcher | None = None,
+    ) -> None:
+        super().__init__()
+        c = config
+        self.attention_norm = RMSNorm(c.d_model, c.norm_eps)
+        if isinstance(c.attention, MLAConfig):
+            self.attention = LatentAttention(
+                c.attention, c.d_model, c.max_len, products, c.norm_eps
+            )
+        else:
+            self.attention = MultiHeadAttention(
+                c.attention, c.d_model, c.max_len, products
+            )
+        self.ffn_norm = RMSNorm(c.d_model, c.norm_eps)
+        if sparse:
+            self.ffn = MoE(c.moe, c.d_model, products, dispatcher)
+        else:
+            self.ffn = SwiGLU(c.d_model, c.d_ffn, products.linear)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], cache: Cache | None = None
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, ""]]:
+        """The block's output, and its balance loss: zero for a dense block."""
+        x = x + self.attention(self.attention_norm(x), cache)
+        found = self.ffn(self.ffn_norm(x))
+        found, balance = found if isinstance(found, tuple) else (found, x.new_zeros(()))
+        return x + found, balance
+
+
+class MTPModule(nn.Module):
+    """One more token ahead: mix the state with the token that came next, one block.
+
+    Differs: state first, embedding second, as in the paper; released weights have
+    them the other way round.
+
+    Source: deepseek_v3, eqs. 21-22
+    """
+
+    def __init__(
+        self, config: ModelConfig, products: Products, dispatcher: Dispatcher | None
+    ) -> None:
+        super().__init__()
+        d, eps = config.d_model, config.norm_eps
+        self.state_norm = RMSNorm(d, eps)
+        self.token_norm = RMSNorm(d, eps)
+        self.mix = Linear(2 * d, d, products.linear)  # M_k
+        self.block = Block(config, config.num_moe_layers > 0, products, dispatcher)
+        self.norm = RMSNorm(d, eps)
+
+    def forward(
+        self, h: Float[Tensor, "B T D"], emb: Float[Tensor, "B T D"]
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, ""]]:
+        both = torch.cat([self.state_norm(h), self.token_norm(emb)], dim=-1)
+        return self.block(self.mix(both))
+
+
+class LanguageModel(nn.Module):
+    """Scores for the next byte, from a config.
+
+    Args:
+        dispatcher: brings tokens to experts; by default all experts live here.
+        seed: of the initial weights, which are the same for any number of ranks.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dispatcher: Dispatcher | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        c = self.config = config
+        products = fp8.products(c.fp8) if c.fp8 else PLAIN
+        self.embedding = nn.Embedding(c.vocab_size, c.d_model)
+        self.blocks = nn.ModuleList(
+            Block(c, layer >= c.num_dense_layers, products, dispatcher)
+            for layer in range(c.num_layers)
+        )
+        self.norm = RMSNorm(c.d_model, c.norm_eps)
+        self.head = Linear(c.d_model, c.vocab_size)
+        self.mtp = nn.ModuleList(
+            MTPModule(c, products, dispatcher) for _ in range(c.num_mtp)
+        )
+        initialize(self, seed)
+
+    @property
+    def routers(self) -> list[Router]:
+        """The router of every MoE layer, first layer first."""
+        return [m for m in self.modules() if isinstance(m, Router)]
+
+    def new_caches(self, batch_size: int, max_len: int) -> list[Cache]:
+        """One empty cache a layer."""
+        return [b.attention.new_cache(batch_size, max_len) for b in self.blocks]
+
+    def hidden(
+        self, tokens: Int[Tensor, "B T"], caches: list[Cache] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, ""]]:
+        """The state after the last block, and the balance losses added up."""
+        self._check_length(tokens.shape[1] + (caches[0].length if caches else 0))
+        x = self.embedding(tokens)
+        total = x.new_zeros(())
+        for layer, block in enumerate(self.blocks):
+            x, balance = block(x, caches[layer] if caches else None)
+            total = total + balance
+        return x, total
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], caches: list[Cache] | None = None
+    ) -> Float[Tensor, "B T V"]:
+        """Logits of the next token at every position.
+
+        Args:
+            caches: of the tokens before these; they are extended in place.
+
+        Raises:
+            ValueError: the sequence is longer than `config.max_len`.
+        """
+        return self.head(self.norm(self.hidden(tokens, caches)[0]))
+
+    def loss(self, tokens: Int[Tensor, "B T1"]) -> Loss:
+        """Mean cross-entropy of every token after the first, and the other terms.
+
+        Args:
+            tokens: one more than the model reads; each is the target of the one
+                before.
+        """
+        h, balance = self.hidden(tokens[:, :-1])
+        logits = self.head(self.norm(h))
+        next_token = _cross_entropy(logits, tokens[:, 1:])
+        mtp, mtp_balance = self._mtp_loss(h, tokens)
+        balance = balance + mtp_balance
+        total = next_token + self.config.mtp_weight * mtp + balance
+        return Loss(total, next_token, mtp, balance)
+
+    def _mtp_loss(self, h: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss of the further tokens, each module reading the last one's state.
+
+        Source: deepseek_v3, eqs. 23-25
+        """
+        losses, total = [h.new_zeros(())], h.new_zeros(())
+        for depth, module in enumerate(self.mtp, start=1):
+            emb = self.embedding(tokens[:, depth:-1])
+            h, balance = module(h[:, :-1], emb)
+            logits = self.head(module.norm(h))
+            losses.append(_cross_entropy(logits, tokens[:, depth + 1 :]))
+            total = total + balance
+        return torch.stack(losses).sum() / max(len(self.mtp), 1), total
+
+    def _check_length(self, length: int) -> None:
+        if length > self.config.max_len:
+            raise ValueError(
+                f"a sequence of {length} tokens is longer than "
+                f"max_len={self.config.max_len}"
+            )
+
+
+def _cross_entropy(
+    logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]
+) -> Float[Tensor, ""]:
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def is_expert(name: str) -> bool:
+    """Whether a parameter of that name is stacked by expert, so that ranks share it."""
+    return ".experts." in name
+
+
+@torch.no_grad()
+def initialize(model: LanguageModel, seed: int) -> None:
+    """Draw every matrix from a generator of its own, normal with `init_std`.
+
+    The generator is seeded by the parameter's name and the expert's global number, so
+    a rank that holds four experts starts from the weights those four have anywhere.
+    """
+    std = model.config.init_std
+    first = {
+        f"{name}.experts": moe.dispatcher.local_experts.start
+        for name, moe in model.named_modules()
+        if isinstance(moe, MoE)
+    }
+    for name, weight in model.named_parameters():
+        if weight.dim() == 3:
+            for local, one in enumerate(weight):
+                expert = first[name.rpartition(".")[0]] + local
+                _draw(one, std, f"{seed} {name} {expert}")
+        elif weight.dim() == 2:
+            _draw(weight, std, f"{seed} {name}")
+
+
+def _draw(weight: Tensor, std: float, key: str) -> None:
+    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+    weight.copy_(torch.randn(weight.shape, generator=generator) * std)

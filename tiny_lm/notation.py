@@ -1,0 +1,28 @@
+"""The letters that name tensor axes, in signatures, in einsums and in the book.
+
+One letter has one meaning in the whole course.
+A signature `Float[Tensor, "N E"]` reads: one row per token, one column per expert.
+"""
+
+AXES: dict[str, str] = {
+    "B": "sequences in a batch",
+    "T": "positions of a sequence that ask (queries)",
+    "S": "positions of a sequence that are looked at (keys)",
+    "N": "tokens: the sequences of a batch laid end to end, N = B T",
+    "D": "width of the residual stream",
+    "V": "vocabulary: 256 byte values in the tiny models",
+    "H": "attention heads",
+    "G": "key-value heads shared by groups of query heads",
+    "E": "routed experts, over all ranks",
+    "k": "experts chosen by one token",
+    "R": "rows: one per (token, chosen expert) pair, sorted by expert",
+    "F": "inner width of a feed-forward layer or of one expert",
+    "M": "output width of a linear layer",
+    "K": "input width of a linear layer: the dim that is summed over",
+    "latent": "width of a compressed latent vector",
+    "nope": "head width without position",
+    "rope": "head width that carries the rotary position",
+    "qk": "head width of queries and keys: nope + rope",
+    "v": "head width of values",
+    "tiles": "tiles along one row, each with a scale of its own",
+}
