@@ -15,14 +15,14 @@ from tiny_lm.layers import PLAIN, Linear, Products, rotary_table, rotate
 
 def attend(
     q: Float[Tensor, "B H T qk"],
-    k: Float[Tensor, "B H S qk"],
-    v: Float[Tensor, "B H S v"],
+    k: Float[Tensor, "B #H S qk"],
+    v: Float[Tensor, "B #H S v"],
     scale: float,
 ) -> Float[Tensor, "B H T v"]:
     """Each position mixes the values of the positions up to its own.
 
     The last query sits at the last key: with T < S the queries are the newest T
-    positions, which is how a cache is read.
+    positions, which is how a cache is read. A single key-value head serves them all.
 
     Source: attention, eq. 1
     """

@@ -9,7 +9,7 @@ or FP8, so the same layer serves the baseline and the full model.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class Matmul(Protocol):
     """`x @ weight.T`, in whatever precision."""
 
@@ -25,6 +26,7 @@ class Matmul(Protocol):
     ) -> Float[Tensor, "... M"]: ...
 
 
+@runtime_checkable
 class GroupedMatmul(Protocol):
     """Rows `ends[e-1]:ends[e]` times `weight[e].T`, for every expert e."""
 

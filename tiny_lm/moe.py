@@ -11,7 +11,7 @@ all-to-all. The experts never know which.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from tiny_lm.layers import PLAIN, GroupedMatmul, Products, SwiGLU, swiglu
 from tiny_lm.router import Router
 
 
+@runtime_checkable
 class Dispatcher(Protocol):
     """Brings tokens to their experts, and the experts' results back.
 

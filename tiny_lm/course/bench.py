@@ -1,0 +1,189 @@
+"""How fast a training step is, and how far from what this machine can do.
+
+Chapter: 06_together/full_model
+
+    make bench
+
+Everything that is compared is timed in one run, in turns, and reported as a median: on
+a shared machine only ratios of neighbours mean anything.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tiny_lm import costs
+from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
+from tiny_lm.course.oracle import transformers_config
+from tiny_lm.gpus import comm, launch, mesh
+from tiny_lm.gpus.mesh import Group
+from tiny_lm.train import build_model, build_optimizer, train_step
+
+TRAINING = TrainConfig()
+TOKENS = TRAINING.batch_size * TRAINING.seq_len
+ROUNDS = 15
+EXPERTS_IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table; `limit` says what bounds the value."""
+
+    name: str
+    value: float
+    unit: str
+    aim: str = ""
+    limit: str = ""
+
+
+def in_turns(workloads: dict[str, Step], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each, all of them once a round, after two rounds unmeasured."""
+    seconds: dict[str, list[float]] = {name: [] for name in workloads}
+    for turn in range(rounds + 2):
+        for name, step in workloads.items():
+            start = time.perf_counter()
+            step()
+            if turn >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def _tokens(batch_size: int = TRAINING.batch_size) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (batch_size, TRAINING.seq_len + 1), generator=generator)
+
+
+def our_step(config: ModelConfig, group: Group | None = None) -> Step:
+    """A whole training step: forward, backward, agreement, AdamW, balance."""
+    group = group or mesh.solo()
+    model = build_model(config, group, seed=0)
+    optimizer = build_optimizer(model, TRAINING)
+    tokens = _tokens(TRAINING.batch_size // group.size)
+    return lambda: train_step(model, optimizer, tokens, group, clip=1.0)
+
+
+def transformers_step(config: ModelConfig, experts: str) -> Step:
+    """The same step for `DeepseekV3ForCausalLM`, without the balance loss."""
+    from transformers import DeepseekV3ForCausalLM
+
+    model = DeepseekV3ForCausalLM(
+        transformers_config(config, experts_implementation=experts)
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    tokens = _tokens()
+
+    def step() -> None:
+        logits = model(tokens[:, :-1]).logits
+        F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def wide() -> ModelConfig:
+    """`tiny` at width 512, two layers, tiles as in `tiny`."""
+    config = tiny()
+    attention = replace(
+        config.attention,
+        num_heads=8,
+        d_latent_kv=256,
+        d_latent_q=256,
+        d_nope=64,
+        d_rope=32,
+        d_value=64,
+    )
+    moe: MoEConfig = replace(config.moe, d_expert=256)
+    return replace(
+        config, d_model=512, num_layers=2, d_ffn=1280, attention=attention, moe=moe
+    )
+
+
+def matmul_peak() -> float:
+    """FLOP/s of a large FP32 product, with the threads that are set."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    return 2 * 2048**3 / in_turns({"peak": lambda: a @ b})["peak"]
+
+
+def _rank_seconds(rank: int, config: ModelConfig, num_steps: int) -> float:
+    group = mesh.world()
+    step = our_step(config, group)
+    step()
+    comm.barrier(group)
+    start = time.perf_counter()
+    for _ in range(num_steps):
+        step()
+    comm.barrier(group)
+    return (time.perf_counter() - start) / num_steps
+
+
+def against_transformers() -> list[Result]:
+    """Tokens per second of `tiny` in FP32, ours and theirs."""
+    plain = replace(tiny(), fp8=None)
+    steps = {name: transformers_step(plain, name) for name in EXPERTS_IMPLEMENTATIONS}
+    seconds = in_turns({"ours": our_step(plain)} | steps)
+    best = min(EXPERTS_IMPLEMENTATIONS, key=seconds.__getitem__)
+    peak, flops = matmul_peak(), costs.flops_per_token(plain, TRAINING.seq_len)
+    ours = TOKENS / seconds["ours"]
+    limit = f"{peak / flops:,.0f} at the matmul peak of {peak / 1e9:,.0f} GFLOP/s"
+    return [
+        Result("tiny fp32", ours, "tokens/s", limit=limit),
+        Result(f"transformers fp32, {best}", TOKENS / seconds[best], "tokens/s"),
+        Result("tiny / transformers", seconds[best] / seconds["ours"], "x", "≥ 1.5"),
+        Result("share of the matmul peak", 100 * ours * flops / peak, "%"),
+    ]
+
+
+def fp8_against_fp32() -> list[Result]:
+    """What emulating FP8 costs, as a multiple of the FP32 step."""
+    results = []
+    for name, config, aim in (("tiny", tiny(), "≤ 2"), ("width 512", wide(), "≤ 1.6")):
+        plain = replace(config, fp8=None)
+        steps = {"fp8": our_step(config), "fp32": our_step(plain)}
+        seconds = in_turns(steps, rounds=7 if name != "tiny" else ROUNDS)
+        ratio = seconds["fp8"] / seconds["fp32"]
+        results.append(Result(f"fp8 / fp32 step, {name}", ratio, "x", aim))
+    return results
+
+
+def ranks_against_one_process() -> list[Result]:
+    """Tokens per second of 4 ranks, over those of one process with two threads."""
+    results = []
+    for name, config in (("fp8", tiny()), ("fp32", replace(tiny(), fp8=None))):
+        one, many, step = [], [], our_step(config)
+        for _ in range(5):
+            one.append(in_turns({"one": step}, rounds=8)["one"])
+            many.append(max(launch.run_ranks(4, _rank_seconds, config, 10)))
+        one_s, many_s = statistics.median(one), statistics.median(many)
+        results += [
+            Result(f"4 ranks, {name}", TOKENS / many_s, "tokens/s"),
+            Result(f"4 ranks / 1 process, {name}", one_s / many_s, "x", "≥ 0.75"),
+        ]
+    return results
+
+
+def main(out: Path = Path("_build/bench.json")) -> None:
+    """Measure everything, print the table, write it as JSON."""
+    print(f"benchmarks on {torch.get_num_threads()} threads; about three minutes")
+    results: list[Result] = []
+    for part in (against_transformers, fp8_against_fp32, ranks_against_one_process):
+        for result in part():
+            value = f"{result.value:,.2f} {result.unit}"
+            print(f"{result.name:32} {value:>18}  {result.aim:8} {result.limit}")
+            results.append(result)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps([vars(result) for result in results], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""Training: one step, one loop, on one rank or on many.
+
+Chapter: 06_together/full_model
+Source: deepseek_v3, section 4.2
+
+Every rank runs the same loop on its own share of each batch. What they must agree on
+crosses the wires: tokens travel to their experts and back inside the model; after the
+backward pass the gradients of everything but the experts are added up; and after the
+step the load of each expert, counted over the whole batch, moves the routing biases.
+This is the one file where the model, the ranks and the wires meet.
+"""
+
+import itertools
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm import tqdm
+
+from tiny_lm import costs, data, runs
+from tiny_lm.config import ModelConfig, TrainConfig
+from tiny_lm.gpus import comm, launch, mesh
+from tiny_lm.gpus.mesh import Group
+from tiny_lm.model import LanguageModel, is_expert
+from tiny_lm.parallel import shard
+from tiny_lm.parallel.dispatch import ExpertParallelDispatcher, WireFormat
+from tiny_lm.router import max_violation
+
+SAMPLE_PROMPT = "def "
+SAMPLE_BYTES = 160
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that a rank has to know of a run.
+
+    `data` is a UTF-8 file or a folder; None takes the default corpus.
+    """
+
+    config: ModelConfig
+    training: TrainConfig
+    out: Path
+    ranks: int = 4
+    data: Path | None = None
+    device: str = "cpu"
+    progress: bool = True
+
+    def check(self) -> None:
+        """Refuse what cannot run, before any process starts.
+
+        Raises:
+            ValueError: what was wanted, and what came.
+        """
+        _check_ranks(self.config, self.training, self.ranks)
+        _check_device(self.device)
+        batches(self, *read_corpus(self)[1:])
+
+    def open_folder(self) -> None:
+        """Make the run's folder, with empty metrics.
+
+        Raises:
+            ValueError: it cannot be written, or it holds a run already.
+        """
+        if (self.out / "model.safetensors").exists():
+            raise ValueError(f"{self.out} holds a run already; name another --out")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "metrics.jsonl").write_text("")
+        except OSError as error:
+            raise ValueError(f"cannot write to {self.out}: {error.strerror}") from error
+
+
+def _check_ranks(config: ModelConfig, training: TrainConfig, ranks: int) -> None:
+    if ranks < 1:
+        raise ValueError(f"ranks must be at least 1, got {ranks}")
+    if config.moe and config.moe.num_experts % ranks:
+        raise ValueError(
+            f"{ranks} ranks cannot share {config.moe.num_experts} experts evenly"
+        )
+    if training.batch_size % ranks:
+        raise ValueError(
+            f"{ranks} ranks cannot share {training.batch_size} sequences evenly"
+        )
+    if training.seq_len > config.max_len:
+        raise ValueError(
+            f"seq_len={training.seq_len} is longer than max_len={config.max_len}"
+        )
+
+
+def _check_device(device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch sees no GPU here")
+
+
+def read_corpus(job: Job) -> tuple[data.Corpus, Tensor, Tensor]:
+    """The corpus and its two parts.
+
+    Raises:
+        ValueError: nothing usable at `job.data`.
+    """
+    corpus = data.load_corpus(job.data) if job.data else data.default_corpus()
+    return corpus, *data.split(corpus, min_bytes=job.training.seq_len + 1)
+
+
+def batches(
+    job: Job, train: Tensor, validation: Tensor
+) -> tuple[data.Batches, data.EvalBatches]:
+    """Batches of both parts.
+
+    Raises:
+        ValueError: a part is shorter than one sequence.
+    """
+    t = job.training
+    return (
+        data.Batches(train, t.batch_size, t.seq_len, t.seed),
+        data.EvalBatches(validation, t.batch_size, t.seq_len, t.eval_batches),
+    )
+
+
+def build_model(
+    config: ModelConfig, group: Group, seed: int, device: torch.device | str = "cpu"
+) -> LanguageModel:
+    """The model of this rank: all of it, but only its own share of the experts."""
+    dispatcher = None
+    if config.moe and group.size > 1:
+        tile = config.fp8.tile if config.fp8 else 1
+        wire = WireFormat(tile) if config.fp8 and config.fp8.wire else None
+        dispatcher = ExpertParallelDispatcher(
+            config.moe.num_experts, group, row_multiple=tile, wire=wire
+        )
+    return LanguageModel(config, dispatcher, seed).to(device)
+
+
+def build_optimizer(
+    model: LanguageModel, training: TrainConfig
+) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, norms and biases do not."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": training.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=training.lr,
+        betas=training.betas,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, training: TrainConfig) -> float:
+    """Up in a straight line, down along half a cosine."""
+    t = training
+    if step < t.warmup_steps:
+        return t.lr * (step + 1) / t.warmup_steps
+    done = (step - t.warmup_steps) / max(t.steps - t.warmup_steps, 1)
+    cosine = torch.cos(torch.tensor(torch.pi * done, dtype=torch.float64)).item()
+    return t.final_lr + (t.lr - t.final_lr) * (1 + cosine) / 2
+
+
+def train_step(
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    tokens: Int[Tensor, "B T1"],
+    group: Group,
+    clip: float,
+) -> dict[str, Any]:
+    """Forward, backward, agree, step, balance.
+
+    Each rank divides its loss by the number of ranks before the backward pass, so that
+    sums over ranks are means over the batch. An expert's gradient is such a sum
+    already: the tokens of all ranks came to it.
+
+    Args:
+        tokens: this rank's share of the batch.
+
+    Returns:
+        The mean loss over all ranks, the gradient's norm, and every layer's load.
+    """
+    loss = model.loss(tokens)
+    (loss.total / group.size).backward()
+    shard.sum_gradients(model, group, is_expert)
+    norm = shard.clip_gradients(model, clip, group, is_expert)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    parts = torch.stack([loss.next_token, loss.mtp, loss.balance]).detach()
+    next_token, mtp, balance = comm.all_reduce(parts / group.size, group).tolist()
+    return {
+        "loss": next_token,
+        "mtp_loss": mtp,
+        "balance_loss": balance,
+        "grad_norm": float(norm),
+        "load": _balance(model, group),
+    }
+
+
+@torch.no_grad()
+def _balance(model: LanguageModel, group: Group) -> list[list[int]]:
+    """Move every router's bias by the load of the whole batch, and return the loads."""
+    routers = model.routers
+    if not routers:
+        return []
+    loads = comm.all_reduce(torch.stack([r.load for r in routers]), group)
+    for router, load in zip(routers, loads, strict=True):
+        router.update_bias(load)
+    return loads.tolist()
+
+
+@torch.no_grad()
+def evaluate(model: LanguageModel, validation: data.EvalBatches, group: Group) -> float:
+    """Mean loss on the validation batches, over all ranks; nats per byte."""
+    model.eval()
+    device = model.head.weight.device
+    total = torch.zeros((), device=device)
+    for number in range(len(validation)):
+        tokens = validation.at(number, group.rank, group.size).to(device)
+        total += model.loss(tokens).next_token
+    model.train()
+    return float(comm.all_reduce(total / group.size, group)) / len(validation)
+
+
+def steps(
+    job: Job, model: LanguageModel, group: Group, parts: tuple[Tensor, Tensor]
+) -> Iterator[dict[str, Any]]:
+    """Train, and yield the metrics of every step."""
+    t, (training, validation) = job.training, batches(job, *parts)
+    optimizer = build_optimizer(model, t)
+    device = model.head.weight.device
+    started = time.perf_counter()
+    for step in range(t.steps):
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = learning_rate(step, t)
+        tokens = training.at(step, group.rank, group.size).to(device)
+        metrics = {"step": step + 1} | train_step(
+            model, optimizer, tokens, group, t.clip
+        )
+        if (step + 1) % t.eval_every == 0 or step + 1 == t.steps:
+            metrics["val_loss"] = evaluate(model, validation, group)
+        seconds = time.perf_counter() - started
+        tokens_done = (step + 1) * t.batch_size * t.seq_len
+        metrics["tokens_per_s"] = round(tokens_done / seconds, 1)
+        metrics["max_violation"] = [
+            round(max_violation(torch.tensor(load)), 3) for load in metrics["load"]
+        ]
+        yield metrics
+
+
+def train(job: Job, group: Group, device: torch.device | str) -> dict[str, Any] | None:
+    """Train on this rank; the first rank writes the run and returns its summary."""
+    started = time.perf_counter()
+    corpus, *parts = read_corpus(job)
+    model = build_model(job.config, group, job.training.seed, device)
+    with comm.metering() as meter, _progress(job, group) as bar:
+        for metrics in steps(job, model, group, tuple(parts)):
+            if group.rank == 0:
+                _report(job, bar, metrics)
+    sent = torch.tensor(meter.total_bytes, dtype=torch.int64, device=device)
+    sent = int(comm.all_reduce(sent, group))
+    state = shard.gather_state(model, group, is_expert)
+    if group.rank:
+        return None
+    runs.save_model(job.out, job.config, state, _origin(job, corpus))
+    summary = _summary(job, group, metrics, sent)
+    summary["seconds"] = round(time.perf_counter() - started, 1)
+    (job.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _progress(job: Job, group: Group) -> tqdm:
+    hidden = group.rank > 0 or not job.progress
+    about = f"training {job.config.name} on {group.size} rank(s)"
+    return tqdm(total=job.training.steps, desc=about, disable=hidden, unit="step")
+
+
+def _report(job: Job, bar: tqdm, metrics: dict[str, Any]) -> None:
+    with (job.out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metrics) + "\n")
+    shown = {"loss": f"{metrics['loss']:.3f}"}
+    if "val_loss" in metrics:
+        shown["val"] = f"{metrics['val_loss']:.3f}"
+    shown["tokens/s"] = f"{metrics['tokens_per_s']:,.0f}"
+    if metrics["max_violation"]:
+        shown["MaxVio"] = f"{max(metrics['max_violation']):.2f}"
+    bar.set_postfix(shown, refresh=False)
+    bar.update()
+
+
+def _origin(job: Job, corpus: data.Corpus) -> dict[str, Any]:
+    """How the weights came about: settings, data, versions."""
+    return asdict(job.training) | {
+        "corpus": corpus.name,
+        "corpus_bytes": corpus.num_bytes,
+        "corpus_sha256": corpus.sha256,
+        "ranks": job.ranks,
+        "device": job.device,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _summary(
+    job: Job, group: Group, metrics: dict[str, Any], bytes_sent: int
+) -> dict[str, Any]:
+    count = costs.count_parameters(job.config)
+    return {
+        "preset": job.config.name,
+        "ranks": group.size,
+        "steps": metrics["step"],
+        "loss": metrics["loss"],
+        "val_loss": metrics["val_loss"],
+        "tokens_per_s": metrics["tokens_per_s"],
+        "params_total": count.total,
+        "params_active": count.active,
+        "kv_bytes_per_token": costs.kv_bytes_per_token(job.config, 4),
+        "bytes_sent": bytes_sent,
+        "run": str(job.out),
+    }
+
+
+def _rank_main(rank: int, job: Job) -> dict[str, Any] | None:
+    device = torch.device(job.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+    return train(job, mesh.world(), device)
+
+
+def run(job: Job) -> dict[str, Any] | None:
+    """Do the job on as many ranks as it asks for, and return its summary.
+
+    Under torchrun this process is one of the ranks, and only the first returns it.
+
+    Raises:
+        ValueError: the job cannot run.
+        RuntimeError: a rank failed.
+    """
+    job.check()
+    if os.environ.get("RANK", "0") == "0":  # torchrun's other ranks leave it alone
+        job.open_folder()
+    if launch.under_torchrun():
+        return launch.run_torchrun_rank(_rank_main, job, device=job.device)[1]
+    if job.ranks == 1:
+        return train(job, mesh.solo(), job.device)
+    return launch.run_ranks(job.ranks, _rank_main, job, timeout_s=86_400.0)[0]
+
+
+def new_run_folder(parent: Path, name: str) -> Path:
+    """`parent/name-1`, or the next number that is free."""
+    return next(
+        folder
+        for number in itertools.count(1)
+        if not (folder := parent / f"{name}-{number}").exists()
+    )
