@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+Bytes = UInt8[Tensor, " _"]
 VALIDATION_SHARE = 0.05
 
 # Python 3.11 to 3.13 have them all, on every system. A package brings all its files.
@@ -80,11 +81,10 @@ def encode(text: str) -> Int[Tensor, " N"]:
     return torch.tensor(list(text.encode()), dtype=torch.int64)
 
 
-def decode(tokens: Int[Tensor, " N"] | UInt8[Tensor, " N"]) -> str:
+def decode(tokens: Int[Tensor, " N"] | Bytes) -> str:
     """The text that the bytes spell.
 
-    A model may stop in the middle of a character, or invent one that does not exist:
-    such bytes show as U+FFFD, the replacement character.
+    A model may stop within a character, or invent one: such bytes show as U+FFFD.
 
     Raises:
         ValueError: a token that is not a byte.
@@ -109,29 +109,29 @@ def _source(file: Path, folder: Path) -> Document:
 
 
 def _module_files(folder: Path, name: str) -> list[Path]:
-    single = folder / f"{name}.py"
-    if single.is_file():
-        return [single]
+    single, package = folder / f"{name}.py", folder / name
     # Some systems leave the tests of a package out.
-    files = (folder / name).rglob("*.py")
-    return [file for file in files if "test" not in file.parts[len(folder.parts) :]]
+    files = [
+        f for f in package.rglob("*.py") if "test" not in f.relative_to(folder).parts
+    ]
+    return [single] if single.is_file() else files
 
 
 def load_corpus(path: str | Path) -> Corpus:
     """Any UTF-8 file, or all text files of a folder and the folders below it.
 
-    In a folder, files that are not UTF-8 text are left out and named in
-    `Corpus.skipped`; hidden files and empty ones are passed over.
+    In a folder, files that are not text are named in `Corpus.skipped`, hidden and
+    empty ones passed over.
 
     Raises:
         ValueError: nothing there, nothing in it, no text, or no right to read it.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _load_folder(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise ValueError(f"no such file or folder: {path}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"neither a file nor a folder: {path}")
     text = _read_text(path)
     if not text:
@@ -140,24 +140,25 @@ def load_corpus(path: str | Path) -> Corpus:
 
 
 def _load_folder(folder: Path) -> Corpus:
-    documents, skipped, reason = [], [], "it holds no files"
+    documents, skipped, reason = [], [], "every file in it is empty or hidden"
     for file in sorted(_visible_files(folder)):
         name = file.relative_to(folder).as_posix()
         try:
-            text = _read_text(file)
+            if text := _read_text(file):
+                documents.append(Document(name, text))
         except ValueError as error:
             skipped.append(name)
             reason = str(error)
-            continue
-        if text:
-            documents.append(Document(name, text))
     if not documents:
         raise ValueError(f"no text in folder {folder}: {reason}")
     return Corpus(folder.resolve().name, tuple(documents), tuple(skipped))
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = (Path(parent, name) for name in files if not name.startswith("."))
         yield from (path for path in paths if path.is_file())
@@ -170,25 +171,20 @@ def _read_text(file: Path) -> bytes:
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"not UTF-8 text: {file}, byte 0x{text[error.start]:02x} at offset "
-            f"{error.start} ({error.reason})"
-        ) from error
+        where = f"byte 0x{text[error.start]:02x} at offset {error.start}"
+        raise ValueError(f"not UTF-8 text: {file}, {where}") from error
     if (offset := text.find(b"\0")) >= 0:
         raise ValueError(f"binary file: {file} has a zero byte at offset {offset}")
     return text
 
 
-def split(
-    corpus: Corpus, min_bytes: int = 1
-) -> tuple[UInt8[Tensor, " N"], UInt8[Tensor, " M"]]:
+def split(corpus: Corpus, min_bytes: int = 1) -> tuple[Bytes, Bytes]:
     """Training text, and about 5 % kept apart for validation.
 
-    Whole documents are kept apart: the end of a file that was trained on is easier to
-    predict than a new file.
+    Whole documents: the end of a file one has learnt from is easier than a new file.
     They are taken in the order of their names' SHA-256, each that still fits into
     5 % of the bytes, so that the choice is the same everywhere.
-    Where that does not come to half the share, as with one file alone, validation is
+    Where that gives less than half the share, as with one file alone, validation is
     the last 5 % of the text.
 
     Args:
@@ -230,7 +226,7 @@ def _join(documents: tuple[Document, ...] | list[Document]) -> bytes:
     return b"\n".join(document.text for document in documents)
 
 
-def _tokens(text: bytes) -> UInt8[Tensor, " N"]:
+def _tokens(text: bytes) -> Bytes:
     return torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
 
@@ -245,7 +241,7 @@ class Batches:
     """
 
     def __init__(
-        self, tokens: UInt8[Tensor, " N"], batch_size: int, seq_len: int, seed: int = 0
+        self, tokens: Bytes, batch_size: int, seq_len: int, seed: int = 0
     ) -> None:
         if min(batch_size, seq_len) < 1:
             raise ValueError(f"{batch_size=} and {seq_len=} must be positive")
@@ -286,7 +282,7 @@ class EvalBatches(Batches):
 
     def __init__(
         self,
-        tokens: UInt8[Tensor, " N"],
+        tokens: Bytes,
         batch_size: int,
         seq_len: int,
         num_batches: int,
