@@ -1,0 +1,38 @@
+# Everything happens in .venv; `make` alone lists what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP = @command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer."; exit 1; }; \
+	$(PYTHON) _setup.py
+
+.PHONY: help setup book test lab labs bench clean
+
+help:      ## this list
+	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 16
+
+setup:     ## the package alone, in .venv
+	$(SETUP)
+
+book:      ## build the site; the chapters train the full model (minutes)
+	$(SETUP) book
+	@echo "Building the book: runs every page whose code changed, then writes the site"
+	@$(BIN)/jupyter-book build . -W -n --keep-going
+
+test: book ## the book, then every test, the solved labs and the style rules
+	$(SETUP) test
+	@echo "Testing: every module, every lab, every page"
+	@$(BIN)/python -m pytest
+
+lab:       ## JupyterLab on the labs
+	$(SETUP) lab
+	@$(BIN)/python -m jupyterlab labs
+
+labs:      ## write the labs anew from solutions/*.py
+	$(SETUP) test
+	@$(BIN)/python -m tiny_lm.course labs
+
+bench:     ## tokens per second, against transformers too (3 minutes)
+	$(SETUP) test
+	@$(BIN)/python -m tiny_lm.course.bench
+
+clean:     ## forget what was built; the environment and your pieces stay
+	rm -rf _build .pytest_cache .ruff_cache

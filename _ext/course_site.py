@@ -1,0 +1,116 @@
+"""What the book tool lacks: a site that asks no other server, and honest buttons.
+
+The build stops where a page would load a script, a style, a frame or an image from
+elsewhere. What the pages need from npm is copied beside them.
+"""
+
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import execution_key
+import front_card
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ExtensionError
+
+COLAB = "https://colab.research.google.com"
+
+# From npm's folder to the site's: {folder in the site: (folder in npm's, its files)}.
+# A page with widgets that need a manager adds its files here, and their paths to
+# `nb_ipywidgets_js` in _config.yml.
+CARRIED = {
+    "vendor/mathjax": (
+        "mathjax/es5",
+        ("tex-chtml.js", "input/tex/extensions/*.js", "output/chtml/fonts/woff-v2/*"),
+    ),
+}
+
+
+def configure(app: Sphinx, config: Config) -> None:
+    """Set what depends on the code or on the repository's address."""
+    build = Path(app.outdir).parent
+    folder = execution_key.cache_folder(Path(app.srcdir), build)
+    config.nb_execution_cache_path = str(folder)
+    options = config.html_theme_options
+    if options.get("repository_url"):
+        options["use_repository_button"] = True
+        options["launch_buttons"] = {"colab_url": COLAB}
+
+
+def carry_browser_files(app: Sphinx) -> None:
+    """Copy the browser files that the pages load into the site.
+
+    Raises:
+        ExtensionError: they are not installed.
+    """
+    packages = Path(app.srcdir) / "node_modules"
+    for target, (source, patterns) in CARRIED.items():
+        files = [f for pattern in patterns for f in (packages / source).glob(pattern)]
+        if not files:
+            raise ExtensionError(f"no {packages / source}: `make book` installs it")
+        for file in files:
+            place = Path(app.outdir, "_static", target)
+            place /= file.relative_to(packages / source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, place)
+
+
+def prune_buttons(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Keep the Colab button on notebooks alone: it cannot open a Markdown page."""
+    if app.env.doc2path(page).endswith(".ipynb"):
+        return
+    buttons = context.get("header_buttons", [])
+    buttons[:] = [b for b in buttons if b.get("label") != "launch-buttons"]
+
+
+class Loads(HTMLParser):
+    """Addresses on other servers that a page would load by itself."""
+
+    TAGS = ("script", "link", "img", "iframe", "source", "video", "audio", "embed")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.foreign: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.TAGS or ("rel", "canonical") in attrs:
+            return
+        for name, value in attrs:
+            if name in ("src", "href", "srcset") and value:
+                if value.startswith(("http://", "https://", "//")):
+                    self.foreign.append(f"<{tag} {name}={value}>")
+
+
+def foreign_loads(html: str) -> list[str]:
+    """What a page would load from another server, tag by tag."""
+    parser = Loads()
+    parser.feed(html)
+    return parser.foreign
+
+
+def refuse_foreign_loads(app: Sphinx, exception: Exception | None) -> None:
+    """Stop the build where a page would ask another server.
+
+    Raises:
+        ExtensionError: one line per page and address.
+    """
+    if exception or app.builder.format != "html":
+        return
+    found = []
+    for page in sorted(Path(app.outdir).rglob("*.html")):
+        found += [f"{page.name}: {load}" for load in foreign_loads(page.read_text())]
+    if found:
+        raise ExtensionError("pages load from other servers:\n" + "\n".join(found))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    front_card.setup(app)
+    app.connect("config-inited", configure)
+    app.connect("builder-inited", carry_browser_files)
+    app.connect("html-page-context", prune_buttons, priority=900)
+    app.connect("build-finished", refuse_foreign_loads)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,39 @@
+"""The execution cache lives in a folder named after all that a page's numbers rest on.
+
+The book tool looks at the text of a page's cells alone: after a change in a module it
+printed the old numbers. A folder per state of the code cannot do that.
+"""
+
+import hashlib
+import platform
+import shutil
+from pathlib import Path
+
+KEPT = 3  # states of the code whose results stay, so that switching back is cheap
+
+
+def inputs(root: Path) -> list[Path]:
+    """Files that may change a number on a page, besides the page itself."""
+    code = root.glob("tiny_lm/**/*.py")
+    recorded = (p for p in root.glob("chapters/_results/**/*") if p.is_file())
+    return sorted([*code, *recorded, *root.glob("constraints.txt")])
+
+
+def execution_key(root: Path) -> str:
+    """One short name for the state of the code, its pins and its Python."""
+    state = hashlib.sha256(platform.python_version().encode())
+    for path in inputs(root):
+        state.update(path.relative_to(root).as_posix().encode())
+        state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()[:16]
+
+
+def cache_folder(root: Path, build: Path) -> Path:
+    """The folder of this state; the oldest ones beside it are removed."""
+    folder = build / "executed" / execution_key(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.touch()
+    by_age = sorted(folder.parent.iterdir(), key=lambda p: p.stat().st_mtime)
+    for old in by_age[:-KEPT]:
+        shutil.rmtree(old)
+    return folder
