@@ -213,7 +213,7 @@ def step_flops(
 
 
 def utilization(
-    flops: Number, seconds: float, num_chips: int, peak_flops_per_s: float
+    flops: Number, seconds: Number, num_chips: int, peak_flops_per_s: Number
 ) -> float:
     """Share of the chips' peak that the model's own FLOPs make up (MFU)."""
     return flops / seconds / num_chips / peak_flops_per_s
@@ -229,7 +229,7 @@ def v3_utilization(causal: bool = True) -> float:
     return utilization(flops, DAY_S, V3_RUN.num_gpus, H800.bf16_flops_per_s)
 
 
-def training_s(flops: Number, num_chips: int, used: float, chip: Chip = H800) -> float:
+def training_s(flops: Number, num_chips: int, used: Number, chip: Chip = H800) -> float:
     """Seconds that `num_chips` need, at the share `used` of their BF16 peak."""
     return flops / (num_chips * used * chip.bf16_flops_per_s)
 

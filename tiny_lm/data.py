@@ -281,11 +281,7 @@ class EvalBatches(Batches):
     """
 
     def __init__(
-        self,
-        tokens: Bytes,
-        batch_size: int,
-        seq_len: int,
-        num_batches: int,
+        self, tokens: Bytes, batch_size: int, seq_len: int, num_batches: int
     ) -> None:
         super().__init__(tokens, batch_size, seq_len)
         if num_batches < 1:
