@@ -253,7 +253,7 @@ class Batches:
         self.batch_size, self.seed = batch_size, seed
         self.windows = tokens.unfold(0, seq_len + 1, 1)  # a view: it copies nothing
 
-    def at(self, step: int, rank: int = 0, size: int = 1) -> Int[Tensor, "B_local T+1"]:
+    def at(self, step: int, rank: int = 0, size: int = 1) -> Int[Tensor, "B_local T1"]:
         """The sequences of one rank at one step; the last byte is a target only.
 
         Raises:
