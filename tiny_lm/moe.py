@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from tiny_lm.config import MoEConfig
@@ -91,12 +91,14 @@ def sort_by_expert(
     )
 
 
-def copy_to_rows(x: Float[Tensor, "N D"], order: Order) -> Float[Tensor, "R D"]:
+def copy_to_rows(x: Shaped[Tensor, "N D"], order: Order) -> Shaped[Tensor, "R D"]:
     """One copy of a token for each expert it chose; padding rows are zero."""
     return x.index_select(0, order.token_of_row).index_fill_(0, order.padding, 0.0)
 
 
-def rows_of_tokens(rows: Float[Tensor, "R D"], order: Order) -> Float[Tensor, "N k D"]:
+def rows_of_tokens(
+    rows: Shaped[Tensor, "R D"], order: Order
+) -> Shaped[Tensor, "N k D"]:
     """The rows of each token, in the order of its choices."""
     picked = rows.index_select(0, order.row_of_choice.flatten())
     return picked.unflatten(0, order.row_of_choice.shape)

@@ -31,7 +31,8 @@ from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.model import LanguageModel, is_expert
 from tiny_lm.parallel import shard
-from tiny_lm.parallel.dispatch import ExpertParallelDispatcher, WireFormat
+from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
+from tiny_lm.parallel.wire import fp8_wire
 from tiny_lm.router import max_violation
 
 SAMPLE_PROMPT = "def "
@@ -134,7 +135,7 @@ def build_model(
     dispatcher = None
     if config.moe and group.size > 1:
         tile = config.fp8.tile if config.fp8 else 1
-        wire = WireFormat(tile) if config.fp8 and config.fp8.wire else None
+        wire = fp8_wire(tile) if config.fp8 and config.fp8.wire else None
         dispatcher = ExpertParallelDispatcher(
             config.moe.num_experts, group, row_multiple=tile, wire=wire
         )

@@ -1,0 +1,139 @@
+"""Data parallelism: what ranks must agree on when each sees its own part of a batch.
+
+Chapter: 05_comm
+Source: torch_ddp; deepseek_v3, section 3.2
+
+Two kinds of parameters live on a rank:
+
+- *shared* ones, a copy on every rank. Each copy gets the gradient of its own tokens,
+  so gradients are added up over ranks, in one long vector: one message, not hundreds.
+- *experts'*, on one rank only. Their gradients are sums over the tokens of all ranks
+  already, because the tokens came to them.
+
+Both are sums. So a trainer divides its loss by the number of ranks before the backward
+pass, and all gradients are those of the mean loss.
+
+Which parameters are experts' is for the caller to say: `is_expert(name)`. Their first
+dim counts experts.
+"""
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tiny_lm.gpus import comm
+from tiny_lm.gpus.mesh import Group
+
+IsExpert = Callable[[str], bool]
+
+
+@torch.no_grad()
+def check_shared(model: nn.Module, group: Group, is_expert: IsExpert) -> None:
+    """Make sure that all ranks hold the same shared state, bit for bit.
+
+    Ranks that start from different weights train without complaint, to a worse loss.
+
+    Raises:
+        RuntimeError: they differ; names what does.
+    """
+    shared = {n: x for n, x in model.state_dict().items() if not is_expert(n)}
+    mine = torch.tensor([_fingerprint(x) for x in shared.values()])
+    device = next(model.parameters()).device
+    everyone = comm.all_gather(mine.unsqueeze(0).to(device), group).cpu()
+    equal = (everyone == mine).all(0).tolist()
+    if differing := [name for name, e in zip(shared, equal, strict=True) if not e]:
+        raise RuntimeError(f"ranks hold different values of {', '.join(differing)}")
+
+
+@torch.no_grad()
+def sum_gradients(model: nn.Module, group: Group, is_expert: IsExpert) -> None:
+    """Add up the gradients of the shared parameters over all ranks.
+
+    A shared parameter that no token of this rank used counts as zero, so that every
+    rank sends the same vector.
+    """
+    shared = _split(model, is_expert)[0]
+    if group.size == 1 or not shared:
+        return
+    for parameter in shared:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in shared]
+    _unflatten(comm.all_reduce(_flatten(gradients), group), gradients)
+
+
+@torch.no_grad()
+def gradient_norm(
+    model: nn.Module, group: Group, is_expert: IsExpert
+) -> Float[Tensor, ""]:
+    """Length of the whole model's gradient: shared once, experts over all ranks.
+
+    The same number on every rank. Call it after `sum_gradients`.
+    """
+    shared, experts = (
+        [p.grad for p in part if p.grad is not None]
+        for part in _split(model, is_expert)
+    )
+    shared_norm = nn.utils.get_total_norm(shared)
+    expert_norm = nn.utils.get_total_norm(experts).to(shared_norm)
+    squares = comm.all_reduce(expert_norm.square(), group)
+    return (shared_norm.square() + squares).sqrt()
+
+
+@torch.no_grad()
+def clip_gradients(
+    model: nn.Module, max_norm: float, group: Group, is_expert: IsExpert
+) -> Float[Tensor, ""]:
+    """Shorten the whole model's gradient to `max_norm` where it is longer.
+
+    Every rank scales by the same factor, so the direction stays.
+
+    Returns:
+        The length it had before.
+    """
+    norm = gradient_norm(model, group, is_expert)
+    nn.utils.clip_grads_with_norm_(list(model.parameters()), max_norm, norm)
+    return norm
+
+
+@torch.no_grad()
+def gather_state(
+    model: nn.Module, group: Group, is_expert: IsExpert
+) -> dict[str, Tensor]:
+    """The state of the whole model: every expert of every rank, in order.
+
+    All ranks must call it, and all get it; one of them writes it to disk.
+    """
+    return {
+        name: comm.all_gather(value, group) if is_expert(name) else value
+        for name, value in model.state_dict().items()
+    }
+
+
+def _split(
+    model: nn.Module, is_expert: IsExpert
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    parts: tuple[list, list] = ([], [])
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts[is_expert(name)].append(parameter)
+    return parts
+
+
+def _flatten(tensors: list[Tensor]) -> Float[Tensor, " n"]:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _unflatten(bucket: Float[Tensor, " n"], tensors: list[Tensor]) -> None:
+    """Copy each part of the bucket back to its tensor."""
+    parts = bucket.split([tensor.numel() for tensor in tensors])
+    for part, tensor in zip(parts, tensors, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def _fingerprint(x: Tensor) -> int:
+    raw = x.detach().contiguous().cpu().flatten().view(torch.uint8).numpy()
+    return int.from_bytes(blake2b(raw, digest_size=8).digest(), "big", signed=True)
