@@ -7,6 +7,7 @@ A signature `Float[Tensor, "N E"]` reads: one row per token, one column per expe
 AXES: dict[str, str] = {
     "B": "sequences in a batch",
     "T": "positions of a sequence that ask (queries)",
+    "T1": "T + 1: a sequence and the byte after it, its last target",
     "S": "positions of a sequence that are looked at (keys)",
     "N": "tokens: the sequences of a batch laid end to end, N = B T",
     "D": "width of the residual stream",
@@ -16,7 +17,10 @@ AXES: dict[str, str] = {
     "E": "routed experts, over all ranks",
     "k": "experts chosen by one token",
     "R": "rows: one per (token, chosen expert) pair, sorted by expert",
+    "P": "rows of zeros that fill an expert's last tile",
+    "W": "width of a row as it travels, packed for the wire",
     "F": "inner width of a feed-forward layer or of one expert",
+    "F2": "2 F: the gate and the up projection side by side",
     "M": "output width of a linear layer",
     "K": "input width of a linear layer: the dim that is summed over",
     "latent": "width of a compressed latent vector",
