@@ -1,6 +1,6 @@
 """Bytes to learn from: a corpus, its split, and batches that any ranks can share.
 
-Chapter: 01_baseline/language_model
+Chapter: 01_baseline/probability_machine
 Source: course
 
 A token is one byte, so there are 256 of them, nothing has to be trained before the
