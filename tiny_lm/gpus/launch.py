@@ -218,7 +218,7 @@ def _settle_in(task: _Task) -> None:
     os.environ.clear()
     os.environ.update(task.environ)
     linecache.cache.update(task.sources)
-    sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout.reconfigure(line_buffering=True, write_through=False)  # whole lines
     torch.set_num_threads(1)
 
 
