@@ -1,0 +1,324 @@
+"""The book's pictures: one visual language, no legend to look up, no plotting in pages.
+
+Chapter: index
+
+A colour stands for a technique wherever it appears. Every figure is an SVG on a light
+plate, so that it stays readable on a dark page, and answers one question.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+COLORS = {  # Okabe and Ito: told apart by colour-blind readers too
+    "moe": "#0072B2",
+    "mla": "#009E73",
+    "fp8": "#D55E00",
+    "comm": "#CC79A7",
+    "baseline": "#6E6E6E",
+}
+NAMES = {
+    "moe": "Mixture of Experts",
+    "mla": "latent attention",
+    "fp8": "FP8",
+    "comm": "communication",
+    "baseline": "baseline",
+}
+INK, FAINT = "#222222", "#D0D0D0"
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "tiny_lm",  # equal figures are equal files
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An SVG that notebooks and the book show by themselves."""
+
+    svg: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+def _finish(figure: Figure) -> Drawing:
+    buffer = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    return Drawing(buffer.getvalue())
+
+
+def _figure(height: float, columns: int = 1) -> tuple[Figure, Any]:
+    # 5.6 inches: wide enough for a page, and still legible on a phone.
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, height), layout="constrained")
+        return figure, figure.subplots(1, columns)
+
+
+def _box(
+    ax: Axes, x: float, y: float, width: float, height: float, text: str, color: str
+) -> None:
+    ax.add_patch(
+        FancyBboxPatch(
+            (x, y), width, height, boxstyle="round,pad=0.02", fc=color, ec="none"
+        )
+    )
+    light = color in (FAINT, "white")
+    ax.text(
+        x + width / 2,
+        y + height / 2,
+        text,
+        ha="center",
+        va="center",
+        color=INK if light else "white",
+        fontsize=9.5,
+    )
+
+
+def model_picture(lit: str | None = None, ranks: int = 4) -> Drawing:
+    """The whole model on its emulated GPUs; `lit` keeps the colour of one technique.
+
+    Raises:
+        ValueError: `lit` is not a technique.
+    """
+    if lit not in (None, "moe", "mla", "fp8", "comm"):
+        raise ValueError(f"no technique is called {lit!r}")
+    color = {name: c if lit in (None, name) else FAINT for name, c in COLORS.items()}
+    figure, ax = _figure(4.1)
+    for rank in range(ranks):
+        _rank_column(ax, rank, color)
+    _wires(ax, ranks, color["comm"])
+    middle = ranks / 2 - 0.1
+    ax.text(
+        middle,
+        4.62,
+        "FP8: 8-bit products in every framed layer",
+        ha="center",
+        color=INK if color["fp8"] == FAINT else "#A84900",
+        fontsize=10,
+    )
+    ax.set(xlim=(-0.15, ranks - 0.05), ylim=(-0.45, 4.85))
+    ax.axis("off")
+    return _finish(figure)
+
+
+def _rank_column(ax: Axes, rank: int, color: Mapping[str, str]) -> None:
+    first = 4 * rank
+    layers = [
+        (0.0, "bytes", FAINT, False),
+        (0.75, "embedding", FAINT, False),
+        (1.5, "MLA\nattention", color["mla"], True),
+        (2.6, f"experts\n{first} to {first + 3}", color["moe"], True),
+        (3.7, "next byte", FAINT, False),
+    ]
+    for y, text, fill, eight_bit in layers:
+        height = 0.6 if eight_bit else 0.42
+        if eight_bit:
+            ax.add_patch(
+                FancyBboxPatch(
+                    (rank - 0.03, y - 0.03),
+                    0.86,
+                    height + 0.06,
+                    boxstyle="round,pad=0.04",
+                    fc="none",
+                    ec=color["fp8"],
+                    lw=2.2,
+                )
+            )
+        _box(ax, rank, y, 0.8, height, text, fill)
+    for y in (0.45, 1.2, 2.17, 3.32):
+        ax.annotate(
+            "",
+            (rank + 0.4, y + 0.24),
+            (rank + 0.4, y),
+            arrowprops={"arrowstyle": "->", "color": INK},
+        )
+    ax.text(rank + 0.4, -0.33, f"GPU {rank}", ha="center", fontsize=10)
+
+
+def _wires(ax: Axes, ranks: int, color: str) -> None:
+    for rank in range(ranks - 1):
+        ax.annotate(
+            "",
+            (rank + 1.02, 2.9),
+            (rank + 0.78, 2.9),
+            arrowprops={"arrowstyle": "<->", "color": color, "lw": 2.5},
+        )
+    ax.plot([0.4, ranks - 0.6], [2.42, 2.42], color=color, lw=2.5)
+    ax.text(
+        ranks / 2 - 0.1,
+        2.3,
+        "tokens travel to their experts and back",
+        ha="center",
+        fontsize=9.5,
+        va="center",
+        bbox={"fc": "white", "ec": "none", "pad": 1},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bite:
+    """One technique, and the bill that it cuts."""
+
+    technique: str
+    bill: str
+    without: float
+    with_it: float
+    unit: str
+
+    @property
+    def factor(self) -> float:
+        """How many times smaller the bill gets."""
+        return self.without / self.with_it
+
+
+def four_bites(bites: Sequence[Bite]) -> Drawing:
+    """Which bill does each technique cut, and by what factor?"""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 1.25 * len(bites)), layout="constrained")
+        rows = figure.subplots(len(bites), 1, squeeze=False)[:, 0]
+    for ax, bite in zip(rows, bites, strict=True):
+        color = COLORS[bite.technique]
+        ax.barh([1, 0], [1, 1 / bite.factor], color=[COLORS["baseline"], color])
+        ax.set(xlim=(0, 1.42), ylim=(-0.6, 1.6))
+        ax.text(
+            1.02, 1, f"{_short(bite.without)} {bite.unit}", va="center", fontsize=10
+        )
+        ax.text(
+            1 / bite.factor + 0.02,
+            0,
+            f"{_short(bite.with_it)} {bite.unit}, {bite.factor:.2g} times less",
+            va="center",
+            fontsize=10,
+        )
+        title = f"{NAMES[bite.technique]}: {bite.bill}"
+        ax.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
+        ax.axis("off")
+    return _finish(figure)
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def context_curve(train: Sequence[float], new: Sequence[float]) -> Drawing:
+    """Does counting longer contexts help? Bits per byte, by bytes of context."""
+    figure, ax = _figure(3.2)
+    lengths = range(len(new))
+    ax.plot(lengths, train, "--o", color=COLORS["baseline"])
+    ax.plot(lengths, new, "-o", color=INK)
+    end = len(new) - 1
+    ax.text(end + 0.12, new[-1], "files never\nseen", va="center")
+    ax.text(end + 0.12, train[-1], "files that\nwere counted", va="center")
+    ax.set(xlabel="bytes of context", ylabel="bits per byte", ylim=(0, None))
+    ax.set(xlim=(-0.2, end + 1.5), xticks=list(lengths))
+    return _finish(figure)
+
+
+def learning_curves(
+    runs: Mapping[str, Sequence[float]],
+    levels: Mapping[str, float] | None = None,
+    colors: Mapping[str, str] | None = None,
+    ylabel: str = "bits per byte",
+) -> Drawing:
+    """How fast does the loss fall? One line a run, means over ten steps.
+
+    Args:
+        levels: horizontal lines to compare with.
+        colors: names in `COLORS`, by run; the baseline's grey where none is given.
+    """
+    figure, ax = _figure(3.4)
+    for name, level in (levels or {}).items():
+        ax.axhline(level, color=FAINT, lw=1.5)
+        right = {"transform": ax.get_yaxis_transform(), "ha": "right"}
+        ax.text(1, level, name, va="bottom", fontsize=10, **right)
+    longest = max(len(losses) for losses in runs.values())
+    for number, (name, losses) in enumerate(runs.items()):
+        steps, means = _means_of(losses, 10)
+        color = COLORS[(colors or {}).get(name, "baseline")]
+        ax.plot(steps, means, color=color, lw=2, ls=("-", "--")[number % 2])
+        above = number % 2 == 0
+        ax.annotate(
+            name,
+            (steps[-1], means[-1]),
+            (0, 12 if above else -14),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color=color,
+            fontweight="bold",
+        )
+    ax.set(xlabel="training steps", ylabel=ylabel, xlim=(0, longest * 1.02))
+    ax.margins(y=0.1)
+    return _finish(figure)
+
+
+def _means_of(values: Sequence[float], width: int) -> tuple[list[int], list[float]]:
+    ends = range(width, len(values) + 1, width)
+    return list(ends), [fmean(values[end - width : end]) for end in ends]
+
+
+def next_bytes(panels: Mapping[str, Mapping[str, float]], prompt: str) -> Drawing:
+    """What does temperature do to the odds? The likeliest next bytes, a panel each."""
+    figure, axes = _figure(3.0, columns=len(panels))
+    for ax, (title, odds) in zip(axes, panels.items(), strict=True):
+        names = [repr(name)[1:-1].replace(" ", "space") for name in odds][::-1]
+        ax.barh(names, list(odds.values())[::-1], color=COLORS["baseline"])
+        ax.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="probability")
+        ax.set_title(title, fontsize=10.5)
+        ax.tick_params(labelfontfamily="DejaVu Sans Mono")
+    figure.suptitle(f"next byte after “{prompt}”", fontsize=11)
+    return _finish(figure)
+
+
+def expert_load(loads: Sequence[Sequence[Sequence[int]]], window: int = 30) -> Drawing:
+    """Did balancing work? Each expert's share early and late; 1 is an even share.
+
+    loads: [steps, layers, experts], the choices each expert got.
+    """
+    layers = len(loads[0])
+    figure, axes = _figure(3.2, columns=layers)
+    axes = [axes] if layers == 1 else list(axes)
+    for layer, ax in enumerate(axes):
+        for part, color, side in (
+            (loads[:window], "baseline", -0.2),
+            (loads[-window:], "moe", 0.2),
+        ):
+            shares = relative_load([step[layer] for step in part])
+            places = [expert + side for expert in range(len(shares))]
+            ax.barh(places, shares, 0.4, color=COLORS[color])
+        ax.axvline(1, color=INK, lw=1)
+        ax.set_title(f"MoE layer {layer + 1}", fontsize=10.5)
+        ax.set(xlabel="share", xlim=(0, None), yticks=[0, 5, 10, 15])
+        ax.invert_yaxis()
+    axes[0].set_ylabel("expert")
+    figure.suptitle(f"grey: first {window} steps, blue: last {window}", fontsize=10.5)
+    return _finish(figure)
+
+
+def relative_load(loads: Sequence[Sequence[int]]) -> list[float]:
+    """Each expert's load over some steps, divided by the mean: 1 is an even share."""
+    totals = [sum(step) for step in zip(*loads, strict=True)]
+    mean = fmean(totals)
+    return [total / mean if mean else 0.0 for total in totals]
+
+
+def printable(text: str) -> str:
+    """A model's text for a page: line feeds stay, other control characters show as dots.
+
+    A model that has learned little writes characters that no page can hold.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text)
