@@ -1,4 +1,4 @@
-"""The block that a check prints: one line a property, and why the first one fails.
+"""What a check found, and the block that tells it: a line a property, and why not.
 
 Chapter: index
 Source: course
@@ -7,49 +7,72 @@ Text of a passing check holds no measured number: it is compared between machine
 """
 
 import textwrap
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from tiny_lm.course.checks.expect import Mismatch
-
-if TYPE_CHECKING:
-    from tiny_lm.course.checks.task import Outcome, Task
 
 WIDTH = 76
 PRINTED = 6  # lines of the learner's own prints that are shown
 
 
-def block(task: "Task", outcome: "Outcome") -> str:
-    """The whole report of one check."""
-    title = f"Task {task.id}  {task.name}"
+@dataclass(frozen=True)
+class Outcome:
+    """How far an answer got.
+
+    Args:
+        properties: what the task asks for, in the words of the report.
+        passed: how many of them hold, from the first on.
+        failed: key of the first that does not; empty where all hold.
+        mismatch: why it does not.
+        printed: what the learner's function printed meanwhile.
+        done: false where the stub is still in place.
+    """
+
+    properties: tuple[str, ...]
+    passed: int
+    failed: str = ""
+    mismatch: Mismatch | None = None
+    printed: str = ""
+    done: bool = True
+
+    @property
+    def holds(self) -> bool:
+        """Whether every property holds."""
+        return self.passed == len(self.properties)
+
+
+def block(title: str, outcome: Outcome, reward: str, help_line: str) -> str:
+    """The whole report of one check.
+
+    Args:
+        reward: what a pass brings.
+        help_line: where to turn after a failure.
+    """
     if not outcome.done:
         return "\n".join(
             [
                 _heading(title, "not done yet"),
                 "  – the stub still stands: replace its last line with your answer",
-                *(f"  – {one.text}" for one in task.properties),
+                *(f"  – {text}" for text in outcome.properties),
                 "  hint(1) shows a nudge.",
             ]
         )
-    lines = [_heading(title, f"{outcome.passed} of {len(task.properties)}")]
-    lines += [f"  ✓ {one.text}" for one in task.properties[: outcome.passed]]
-    if outcome.failed is None:
-        return "\n".join([*lines, f"  passed: {_points(task.points)}"])
-    lines.append(f"  ✗ {outcome.failed.text}")
+    lines = [_heading(title, f"{outcome.passed} of {len(outcome.properties)}")]
+    lines += [f"  ✓ {text}" for text in outcome.properties[: outcome.passed]]
+    if outcome.mismatch is None:
+        return "\n".join([*lines, f"  passed: {reward}"])
+    lines.append(f"  ✗ {outcome.properties[outcome.passed]}")
     lines += _why(outcome.mismatch)
     lines += _prints(outcome.printed)
-    later = task.properties[outcome.passed + 1 :]
-    lines += [f"  – {one.text}" for one in later]
+    later = outcome.properties[outcome.passed + 1 :]
+    lines += [f"  – {text}" for text in later]
     if later:
         lines.append("    (– is checked after the one above)")
-    return "\n".join([*lines, f"  {_help(task)}"])
+    return "\n".join([*lines, f"  {help_line}"])
 
 
 def _heading(left: str, right: str) -> str:
     return f"{left}{right:>{WIDTH - len(left)}}"
-
-
-def _points(points: int) -> str:
-    return f"{points} point{'s' if points > 1 else ''}"
 
 
 def _why(mismatch: Mismatch) -> list[str]:
@@ -79,12 +102,3 @@ def _prints(printed: str) -> list[str]:
         len(lines) > PRINTED
     )
     return ["      your function printed", *shown, *more]
-
-
-def _help(task: "Task") -> str:
-    if task.attempts < 3:
-        return "hint(1) shows a nudge."
-    return (
-        "hint(1) to hint(3) go from a nudge to almost the line; "
-        f'show_solution("{task.id}") shows ours.'
-    )

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from tiny_lm.course.checks import report
 from tiny_lm.course.checks.answer import Answer, NotDone
 from tiny_lm.course.checks.expect import Mismatch
+from tiny_lm.course.checks.report import Outcome, block
 
 Test = Callable[[Answer], None]
 TASKS: dict[str, "Task"] = {}  # every task that has been imported, by its id
@@ -33,28 +33,6 @@ class Property:
     key: str
     text: str
     test: Test
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How far an answer got.
-
-    Args:
-        passed: properties that hold, from the first on.
-        failed: the first that does not, and why; both None where all hold.
-        done: false where the stub is still in place.
-    """
-
-    passed: int
-    failed: Property | None = None
-    mismatch: Mismatch | None = None
-    printed: str = ""
-    done: bool = True
-
-    @property
-    def holds(self) -> bool:
-        """Whether every property holds."""
-        return self.done and self.failed is None
 
 
 @dataclass(kw_only=True)
@@ -96,8 +74,12 @@ class Task:
     def label(self) -> str:
         """How the lab shows it: difficulty, minutes, points."""
         dots = "●" * self.difficulty + "○" * (3 - self.difficulty)
-        points = f"{self.points} point{'s' if self.points > 1 else ''}"
-        return f"{dots} · {self.minutes} min · {points}"
+        return f"{dots} · {self.minutes} min · {self.reward}"
+
+    @property
+    def reward(self) -> str:
+        """The points, with their noun."""
+        return f"{self.points} point{'s' if self.points > 1 else ''}"
 
     def property(self, text: str) -> Callable[[Test], Test]:
         """Add a property; its key is the name of the decorated function."""
@@ -110,21 +92,29 @@ class Task:
 
     def outcome(self, function: Callable[..., Any], seed: int = 0) -> Outcome:
         """Check without a word; the caller's random numbers stay as they were."""
+        texts = tuple(one.text for one in self.properties)
         with torch.random.fork_rng(devices=[]):
             for passed, one in enumerate(self.properties):
                 torch.manual_seed(seed)
                 answer = Answer(function, self.name, seed, self.errors)
                 try:
-                    one.test(answer)
+                    mismatch = _refusal(one, answer)
                 except NotDone:
-                    return Outcome(passed, done=False)
-                except Mismatch as mismatch:
+                    return Outcome(texts, passed, done=False)
+                if mismatch is not None:
                     printed = answer.printed.getvalue()
-                    return Outcome(passed, one, mismatch, printed)
-                except Exception as error:  # the check stumbled over what came back
-                    mismatch = answer.unreadable(error)
-                    return Outcome(passed, one, mismatch, answer.printed.getvalue())
-        return Outcome(len(self.properties))
+                    return Outcome(texts, passed, one.key, mismatch, printed)
+        return Outcome(texts, len(texts))
+
+    def report(self, outcome: Outcome) -> str:
+        """What the learner reads."""
+        help_line = "hint(1) shows a nudge."
+        if self.attempts >= 3:
+            help_line = (
+                "hint(1) to hint(3) go from a nudge to almost the line; "
+                f'show_solution("{self.id}") shows ours.'
+            )
+        return block(f"Task {self.id}  {self.name}", outcome, self.reward, help_line)
 
     def __call__(self, function: Callable[..., Any]) -> None:
         """Check an answer and print what holds.
@@ -137,11 +127,23 @@ class Task:
         outcome = self.outcome(function)
         self.attempts += outcome.done
         self.accepted = function if outcome.holds else None
-        print(report.block(self, outcome))
+        print(self.report(outcome))
         if not outcome.done:
             raise CheckFailed(f"Task {self.id} is not done yet.")
         if not outcome.holds:
             raise CheckFailed(f"Task {self.id} is not passed yet.")
+
+
+def _refusal(one: Property, answer: Answer) -> Mismatch | None:
+    try:
+        one.test(answer)
+    except Mismatch as mismatch:
+        return mismatch
+    except NotDone:
+        raise
+    except Exception as error:  # the test stumbled over what came back
+        return answer.unreadable(error)
+    return None
 
 
 _last: Task | None = None

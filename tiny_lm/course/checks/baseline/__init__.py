@@ -1,6 +1,6 @@
 """The checks of lab 01_baseline: a language model and what it costs.
 
-Chapter: 01_baseline/language_model
+Chapter: 01_baseline/probability_machine
 Source: course
 """
 

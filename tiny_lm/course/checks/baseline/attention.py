@@ -1,6 +1,6 @@
 """Task 1.3: causal attention over several heads.
 
-Chapter: 01_baseline/language_model
+Chapter: 01_baseline/probability_machine
 Source: attention
 """
 

@@ -1,6 +1,6 @@
 """Task 1.2: random windows of a text, and the byte that follows each of their bytes.
 
-Chapter: 01_baseline/language_model
+Chapter: 01_baseline/probability_machine
 Source: course
 """
 

@@ -1,6 +1,6 @@
 """Task 1.1: how many bits a model needs for each byte.
 
-Chapter: 01_baseline/language_model
+Chapter: 01_baseline/probability_machine
 Source: course
 """
 

@@ -1,6 +1,6 @@
 """Task 1.6: what the next byte is drawn from: temperature and top-p.
 
-Chapter: 01_baseline/language_model
+Chapter: 01_baseline/probability_machine
 Source: nucleus_sampling
 """
 

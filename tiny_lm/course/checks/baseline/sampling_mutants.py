@@ -1,6 +1,6 @@
 """Answers to task 1.6 that are wrong, and some that are right in another style.
 
-Chapter: 01_baseline/language_model
+Chapter: 01_baseline/probability_machine
 Source: nucleus_sampling
 """
 

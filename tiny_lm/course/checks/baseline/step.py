@@ -1,6 +1,6 @@
 """Task 1.5: one step of training.
 
-Chapter: 01_baseline/language_model
+Chapter: 01_baseline/probability_machine
 Source: deepseek_v3, section 4.2
 """
 
