@@ -1,0 +1,171 @@
+"""The build keeps its promises: fresh numbers, no dead button, nothing from others.
+
+A miniature book in a folder of its own, with the course's settings and extension.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ("_config.yml", "_ext", "_static", "references.bib", "constraints.txt")
+sys.path.insert(0, str(ROOT / "_ext"))
+import execution_key  # noqa: E402
+
+HEADER = """---
+jupytext: {text_representation: {extension: .md, format_name: myst}}
+kernelspec: {name: python3, display_name: Python 3}
+---
+"""
+PAGE = """# A page
+
+```{code-cell} ipython3
+from pathlib import Path
+from tiny_lm import config
+Path("runs.txt").open("a").write("run\\n")
+print("The width is", config.tiny().d_model)
+```
+
+```{card-front}
+**Question.** How wide?
+**You will be able to** say it.
+**Code** `tiny_lm/config.py` · **Needs** nothing · 1 minutes
+```
+"""
+TOC = """format: jb-book
+root: chapters/index
+chapters:
+  - file: labs/01_lab
+"""
+
+
+def write_lab(path: Path) -> None:
+    cells = [nbformat.v4.new_markdown_cell("# A lab"), nbformat.v4.new_code_cell("1")]
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    lexer = {"name": "python", "pygments_lexer": "ipython3"}
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    metadata = {"kernelspec": kernel, "language_info": lexer}
+    path.parent.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory) -> Path:
+    """A book of one page and one lab, and a copy of the module that it reads."""
+    if not (ROOT / "node_modules").is_dir():
+        pytest.skip("NOT TESTED, the browser files are missing: run `make book`")
+    folder = tmp_path_factory.mktemp("book")
+    for name in SHARED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    (folder / "node_modules").symlink_to(ROOT / "node_modules")
+    (folder / "tiny_lm").mkdir()
+    for name in ("__init__.py", "config.py"):
+        shutil.copy(ROOT / "tiny_lm" / name, folder / "tiny_lm" / name)
+    (folder / "chapters").mkdir()
+    (folder / "chapters" / "index.md").write_text(HEADER + PAGE)
+    write_lab(folder / "labs" / "01_lab.ipynb")
+    (folder / "_toc.yml").write_text(TOC)
+    return folder
+
+
+def build(book: Path) -> subprocess.CompletedProcess:
+    """What `make book` runs, with the copy's modules instead of the course's."""
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "."]
+    return subprocess.run(
+        [*command, "-W", "-n", "--keep-going"],
+        cwd=book,
+        env=os.environ | {"PYTHONPATH": str(book), "JUPYTER_PLATFORM_DIRS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def page(book: Path, name: str = "chapters/index") -> str:
+    ran = build(book)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+    return (book / "_build" / "html" / f"{name}.html").read_text()
+
+
+def times_run(book: Path) -> int:
+    return len((book / "chapters" / "runs.txt").read_text().splitlines())
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_changed_module_changes_the_number_on_the_page(book):
+    assert "The width is 128" in page(book)
+    assert times_run(book) == 1
+    assert "The width is 128" in page(book)
+    assert times_run(book) == 1, "nothing changed, and the page ran again"
+    replace(book / "tiny_lm" / "config.py", "d_model=128", "d_model=160")
+    html = page(book)
+    assert "The width is 160" in html and "The width is 128" not in html
+    assert times_run(book) == 2
+
+
+def test_the_card_has_a_line_for_each_sentence_and_a_list_of_facts(book):
+    card = page(book).split('<div class="front-card baseline"')[1].split("</div>")[0]
+    assert card.count("<li>") == 3 and card.count("<strong>") == 4
+
+
+def test_colab_and_source_buttons_wait_for_a_public_address(book):
+    settings = book / "_config.yml"
+    assert "colab" not in page(book, "labs/01_lab").lower()
+    assert "source-repository-button" not in page(book, "labs/01_lab")
+    replace(settings, 'url: ""', "url: https://github.com/someone/course")
+    lab = page(book, "labs/01_lab")
+    assert "/github/someone/course/blob/main/labs/01_lab.ipynb" in lab
+    assert "source-repository-button" in lab
+    chapter = (book / "_build" / "html" / "chapters" / "index.html").read_text()
+    assert "colab" not in chapter.lower(), "Colab cannot open a Markdown page"
+    replace(settings, "url: https://github.com/someone/course", 'url: ""')
+
+
+def test_the_build_stops_at_a_picture_from_another_server(book):
+    index = book / "chapters" / "index.md"
+    whole = index.read_text()
+    index.write_text(whole + '\n<img src="https://elsewhere.example/a.png" alt="a">\n')
+    ran = build(book)
+    index.write_text(whole)
+    assert ran.returncode != 0
+    assert "index.html: <img src=https://elsewhere.example/a.png>" in ran.stderr
+
+
+@pytest.fixture
+def code(tmp_path) -> Path:
+    (tmp_path / "tiny_lm").mkdir()
+    (tmp_path / "tiny_lm" / "a.py").write_text("one = 1")
+    (tmp_path / "chapters" / "_results").mkdir(parents=True)
+    (tmp_path / "constraints.txt").write_text("torch==2.13.0")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tiny_lm/a.py", "tiny_lm/b.py", "chapters/_results/r.json", "constraints.txt"],
+)
+def test_the_key_of_the_cache_changes_with(code, name):
+    before = execution_key.execution_key(code)
+    assert execution_key.execution_key(code) == before
+    (code / name).write_text("another")
+    assert execution_key.execution_key(code) != before
+
+
+def test_old_caches_are_removed_and_recent_ones_kept(code, tmp_path):
+    folders = []
+    for version in range(5):
+        (code / "tiny_lm" / "a.py").write_text(f"version = {version}")
+        folders.append(execution_key.cache_folder(code, tmp_path / "_build"))
+        os.utime(folders[-1], (version, version))
+    assert [folder.is_dir() for folder in folders] == [False, False, True, True, True]

@@ -1,0 +1,214 @@
+"""The built site, as a browser meets it, and the build's own promises.
+
+`make book` builds what is looked at here. Without Chromium the browser's tests are
+skipped, and say so; where CI is set they fail instead.
+"""
+
+import functools
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "_build" / "html"
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WIDTHS = {"desktop": 1280, "phone": 375}
+# Findings in the theme's own header and search field, not in the pages.
+THEME_FINDINGS = {"label-content-name-mismatch", "region"}
+EXTRA = {"genindex.html", "search.html", "index.html"}
+
+sys.path.insert(0, str(ROOT / "_ext"))
+import course_site  # noqa: E402
+
+
+def need(thing: object, what: str, how: str) -> None:
+    """Skip loudly on a machine that lacks something; fail on one that tests for all."""
+    if thing:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing: {how}")
+    pytest.skip(f"NOT TESTED, {what} is missing: {how}")
+
+
+def pages() -> list[str]:
+    """Pages of the book, as paths below the site."""
+    found = (p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html"))
+    return sorted(p for p in found if p not in EXTRA and not p.startswith("_"))
+
+
+@pytest.fixture(scope="module")
+def site() -> Path:
+    need(SITE.is_dir(), "the built book", "run `make book`")
+    return SITE
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """The site, served on this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    need(found, "Chromium", "install it (Debian: apt install chromium)")
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """One page in one browser window, and what it said and asked for meanwhile."""
+
+    def __init__(self, browser: Browser, scheme: str = "light", width: int = 1280):
+        self.page: Page = browser.new_page(
+            color_scheme=scheme, viewport={"width": width, "height": 900}
+        )
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._listen)
+
+    def _listen(self, message) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def open(self, url: str) -> Page:
+        self.page.goto(url)
+        self.page.evaluate("() => window.MathJax?.startup?.promise")
+        return self.page
+
+
+@pytest.fixture(params=WIDTHS.values(), ids=WIDTHS.keys())
+def width(request) -> int:
+    return request.param
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request) -> str:
+    return request.param
+
+
+OVERFLOW = """() => {
+  const width = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= width) return [];
+  const inside = e => e && (getComputedStyle(e).overflowX !== "visible"
+                            || inside(e.parentElement));
+  return [...document.querySelectorAll(".bd-article *")]
+    .filter(e => e.getBoundingClientRect().right > width && !inside(e.parentElement))
+    .map(e => e.outerHTML.slice(0, 120)).concat("(page too wide)");
+}"""
+
+UNSEEN = """() => [...document.images]
+  .filter(image => !image.complete || image.naturalWidth === 0)
+  .map(image => image.src)"""
+
+SILENT = """() => [...document.querySelectorAll(".bd-article img, .bd-article svg")]
+  .filter(e => !e.closest("mjx-container, .headerlink, button, summary, [aria-hidden]"))
+  .filter(e => (e.alt ?? e.getAttribute("aria-label") ?? "").trim().length < 20)
+  .map(e => e.outerHTML.slice(0, 160))"""
+
+AXE_RUN = """async () => {
+  const found = await axe.run({resultTypes: ["violations"]});
+  const show = nodes => nodes.slice(0, 3).map(node => node.html.slice(0, 120));
+  return found.violations.map(v => [v.id, `${v.help}: ${show(v.nodes)}`]);
+}"""
+
+
+def test_pages_read_well_in_every_light_and_width(browser, address, scheme, width):
+    """No request to others, no error, nothing too wide, maths drawn, axe content."""
+    visit = Visit(browser, scheme, width)
+    problems = []
+    for name in pages():
+        page = visit.open(f"{address}/{name}")
+        assert page.locator("html").get_attribute("data-theme") == scheme
+        problems += [f"{name}: too wide: {e}" for e in page.evaluate(OVERFLOW)]
+        problems += [f"{name}: not drawn: {e}" for e in page.evaluate(UNSEEN)]
+        problems += [f"{name}: no alt text: {e}" for e in page.evaluate(SILENT)]
+        maths = page.locator(".math").count()
+        if page.locator("mjx-container").count() < maths:
+            problems.append(f"{name}: {maths} formulas, not all of them drawn")
+        page.add_script_tag(path=AXE)
+        for rule, finding in page.evaluate(AXE_RUN):
+            if rule not in THEME_FINDINGS:
+                problems.append(f"{name}: {rule}: {finding}")
+    foreign = {
+        u for u in visit.requests if not u.startswith((address, "data:", "blob:"))
+    }
+    visit.page.close()
+    assert not problems, "\n".join(problems)
+    assert not visit.errors, visit.errors
+    assert not foreign, foreign
+
+
+def test_the_site_opens_from_the_disk_without_a_server(browser, site):
+    """Only the preloading of icon fonts is refused there; the icons come anyway."""
+    visit = Visit(browser)
+    for name in pages():
+        page = visit.open((site / name).as_uri())
+        assert not page.evaluate(UNSEEN)
+        assert page.locator("mjx-container").count() >= page.locator(".math").count()
+    other = [u for u in visit.requests if not u.startswith(("file:", "data:", "blob:"))]
+    visit.page.close()
+    harmless = ("Access to font at", "net::ERR_FAILED")
+    assert not [e for e in visit.errors if not any(h in e for h in harmless)]
+    assert not other
+
+
+def test_a_page_is_readable_without_javascript(browser, address):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for name in pages():
+        page.goto(f"{address}/{name}")
+        assert page.locator(".bd-article h1").is_visible()
+        assert len(page.locator(".bd-article").inner_text()) > 300
+    context.close()
+
+
+def test_links_between_the_pages_resolve(site):
+    lychee = Path(sys.executable).with_name("lychee")
+    need(lychee.is_file(), "lychee", "run `make test`, which installs it")
+    options = ["--offline", "--no-progress", "--include-fragments"]
+    where = ["--root-dir", str(site), "--exclude-path", str(site / "_static")]
+    ran = subprocess.run(
+        [lychee, *options, *where, *(str(site / name) for name in pages())],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_the_site_loads_nothing_from_others(site):
+    for name in pages():
+        assert not course_site.foreign_loads((site / name).read_text()), name
+
+
+def test_foreign_loads_are_found_and_links_are_not():
+    html = (
+        '<script src="https://a.example/x.js"></script><img src="//b.example/y.png">'
+        '<a href="https://c.example">text</a><link rel="canonical" href="https://d.e">'
+    )
+    assert course_site.foreign_loads(html) == [
+        "<script src=https://a.example/x.js>",
+        "<img src=//b.example/y.png>",
+    ]
