@@ -64,9 +64,9 @@ def bar_width(svg: str, color: str) -> float:
     return max(xs) - min(xs)
 
 
-def test_learning_curves_average_ten_steps_so_that_noise_does_not_hide_the_trend():
+def test_learning_curves_start_at_the_first_step_and_average_ten_steps_after_it():
     steps, means = figures._means_of([1.0, 3.0] * 10, 10)
-    assert steps == [10, 20] and means == [2, 2]
+    assert steps == [1, 10, 20] and means == [1, 2, 2]
 
 
 def test_learning_curves_color_a_run_as_told_and_others_grey():

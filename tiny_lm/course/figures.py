@@ -32,6 +32,7 @@ NAMES = {
     "baseline": "baseline",
 }
 INK, FAINT = "#222222", "#D0D0D0"
+WIDTH = 5.0  # inches: fills most of a page, and stays legible on a phone
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
@@ -62,9 +63,8 @@ def _finish(figure: Figure) -> Drawing:
 
 
 def _figure(height: float, columns: int = 1) -> tuple[Figure, Any]:
-    # 5.6 inches: wide enough for a page, and still legible on a phone.
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         return figure, figure.subplots(1, columns)
 
 
@@ -160,12 +160,12 @@ def _wires(ax: Axes, ranks: int, color: str) -> None:
     ax.plot([0.4, ranks - 0.6], [2.42, 2.42], color=color, lw=2.5)
     ax.text(
         ranks / 2 - 0.1,
-        2.3,
+        2.42,
         "tokens travel to their experts and back",
         ha="center",
         fontsize=9.5,
         va="center",
-        bbox={"fc": "white", "ec": "none", "pad": 1},
+        bbox={"fc": "white", "ec": "none", "pad": 3},
     )
 
 
@@ -188,7 +188,7 @@ class Bite:
 def four_bites(bites: Sequence[Bite]) -> Drawing:
     """Which bill does each technique cut, and by what factor?"""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 1.25 * len(bites)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 1.25 * len(bites)), layout="constrained")
         rows = figure.subplots(len(bites), 1, squeeze=False)[:, 0]
     for ax, bite in zip(rows, bites, strict=True):
         color = COLORS[bite.technique]
@@ -246,15 +246,15 @@ def learning_curves(
         right = {"transform": ax.get_yaxis_transform(), "ha": "right"}
         ax.text(1, level, name, va="bottom", fontsize=10, **right)
     longest = max(len(losses) for losses in runs.values())
+    highest = max(runs, key=lambda name: _means_of(runs[name], 10)[1][-1])
     for number, (name, losses) in enumerate(runs.items()):
         steps, means = _means_of(losses, 10)
         color = COLORS[(colors or {}).get(name, "baseline")]
         ax.plot(steps, means, color=color, lw=2, ls=("-", "--")[number % 2])
-        above = number % 2 == 0
         ax.annotate(
             name,
             (steps[-1], means[-1]),
-            (0, 12 if above else -14),
+            (0, 12 if name == highest else -12),
             textcoords="offset points",
             ha="right",
             va="center",
@@ -267,8 +267,10 @@ def learning_curves(
 
 
 def _means_of(values: Sequence[float], width: int) -> tuple[list[int], list[float]]:
+    """The first value, then the mean of every `width` values, with their places."""
     ends = range(width, len(values) + 1, width)
-    return list(ends), [fmean(values[end - width : end]) for end in ends]
+    means = [fmean(values[end - width : end]) for end in ends]
+    return [1, *ends], [values[0], *means]
 
 
 def next_bytes(panels: Mapping[str, Mapping[str, float]], prompt: str) -> Drawing:
@@ -317,7 +319,7 @@ def relative_load(loads: Sequence[Sequence[int]]) -> list[float]:
 
 
 def printable(text: str) -> str:
-    """A model's text for a page: line feeds stay, other control characters show as dots.
+    """A model's text for a page: control characters but line feeds show as dots.
 
     A model that has learned little writes characters that no page can hold.
     """
