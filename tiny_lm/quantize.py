@@ -1,0 +1,289 @@
+"""Numbers of eight bits: formats, scales, and tensors rounded to them.
+
+Chapter: 04_fp8
+Source: deepseek_v3, section 3.3; fp8_formats
+
+An FP8 number has a sign, a few bits of exponent and even fewer of fraction.
+E4M3 spends 4 and 3: it reaches from 2^-9 to 448 with about one correct digit.
+A tensor whose values lie elsewhere is scaled into that range: divide by
+s = (largest magnitude) / 448, round to codes, multiply by s afterwards.
+
+With one s for a whole tensor, one outlier pushes everything else below the smallest
+step. So DeepSeek-V3 gives an s to every *tile*, 1 x 128 neighbours of an activation,
+and to every *block*, 128 x 128 entries of a weight. An outlier then costs its own tile.
+
+`quantize_*` makes codes and scales: one byte a value, to be stored or sent.
+`fake_quantize_*` returns the FP32 values that those codes stand for, without making
+the codes; an ordinary product of such values is what FP8 inputs with FP32 sums give.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float, Float8e4m3fn
+from torch import Tensor
+
+FP32_FRACTION_BITS = 23
+FP32_EXPONENT_MASK = torch.tensor(0x7F800000, dtype=torch.int32)
+FP32_SMALLEST_NORMAL = 2.0**-126
+CHUNK = 2**17  # values rounded at a time: what is at work on them fits in 2 MiB of L2
+
+
+@dataclass(frozen=True)
+class Format:
+    """An eight-bit floating-point format."""
+
+    dtype: torch.dtype
+    fraction_bits: int
+    min_exponent: int  # of the smallest normal number
+    largest: float
+
+    @property
+    def smallest_normal(self) -> float:
+        """Below it the step between neighbours stops shrinking."""
+        return 2.0**self.min_exponent
+
+    @property
+    def smallest_subnormal(self) -> float:
+        """The step between neighbours near zero; half of it rounds to zero."""
+        return 2.0 ** (self.min_exponent - self.fraction_bits)
+
+
+# E4M3 has no infinity and keeps one code (of each sign) for NaN: 448, not 240.
+E4M3 = Format(torch.float8_e4m3fn, fraction_bits=3, min_exponent=-6, largest=448.0)
+E5M2 = Format(torch.float8_e5m2, fraction_bits=2, min_exponent=-14, largest=57344.0)
+
+
+def round_to(x: Float[Tensor, "..."], to: Format = E4M3) -> Float[Tensor, "..."]:
+    """The nearest value of the format, in FP32; ties go to the even code.
+
+    Values beyond the largest become the largest.
+    """
+    return _round_(x.float().clamp(-to.largest, to.largest), to)
+
+
+def _round_(
+    x: Float[Tensor, "..."], to: Format, scratch: Tensor | None = None
+) -> Float[Tensor, "..."]:
+    """Round in place, for magnitudes up to the largest, without a cast.
+
+    To x, a number of size 2^e, we add 1.5 * 2^(23 - fraction_bits) * 2^e. The FP32 sum
+    has no room for x's low bits, so the adder rounds them away, ties to even; taking
+    the number off again leaves the rounded x. Several times faster on a CPU than the
+    cast to float8 and back, and equal to it but for the sign of zero.
+    """
+    if scratch is None:
+        scratch = torch.empty_like(x)
+    bits = scratch.view(torch.int32)
+    torch.bitwise_and(x.view(torch.int32), FP32_EXPONENT_MASK, out=bits)
+    size = scratch.clamp_(min=to.smallest_normal)
+    shift = 1.5 * 2.0 ** (FP32_FRACTION_BITS - to.fraction_bits)
+    return x.add_(size, alpha=shift).sub_(size, alpha=shift)
+
+
+@dataclass(frozen=True)
+class ScaleRule:
+    """From a region's largest magnitude to the number its values are divided by.
+
+    Args:
+        min_amax: largest magnitudes below it count as this. DeepSeek's code has 1e-4;
+            in a tiny model half of the early gradients lie below that.
+        power_of_two: round scales up to a power of two, so that dividing is exact
+            (DeepSeek-V3.1).
+    """
+
+    min_amax: float = 0.0
+    power_of_two: bool = False
+
+    def scales(self, amax: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The scale of each region: amax / 448, and 1 for a region of zeros.
+
+        A scale below FP32's smallest normal number would not divide accurately, so
+        regions with an amax below 5e-36 count as zeros.
+        """
+        if self.min_amax:
+            amax = amax.clamp(min=self.min_amax)
+        scale = torch.threshold(amax / E4M3.largest, FP32_SMALLEST_NORMAL, 1.0)
+        if not self.power_of_two:
+            return scale
+        below = (scale.view(torch.int32) & FP32_EXPONENT_MASK).view(torch.float32)
+        return torch.where(below < scale, 2 * below, below)
+
+
+AMAX = ScaleRule()
+DEEPSEEK = ScaleRule(min_amax=1e-4)
+
+
+# --- True codes: what is stored and sent -------------------------------------------
+
+
+def quantize_tiles(
+    x: Float[Tensor, "... K"], tile: int, rule: ScaleRule = AMAX
+) -> tuple[Float8e4m3fn[Tensor, "... K"], Float[Tensor, "... tiles"]]:
+    """E4M3 codes, and one FP32 scale for each `tile` neighbours of a row.
+
+    The last tile is shorter where the width is no multiple of `tile`: DeepSeek-V3's
+    576 values of latent and rotary key are four tiles and a half.
+
+    Returns:
+        codes: `codes * scale` is x, to within 1/16 of each value or, for the small
+            ones, 2^-10 of the scale.
+        scales: positive.
+    """
+    padded = F.pad(x.float(), (0, -x.shape[-1] % tile))
+    tiles = rearrange(padded, "... (tiles i) -> ... tiles i", i=tile)
+    scales = rule.scales(tiles.abs().amax(-1))
+    codes = _encode(tiles / scales.unsqueeze(-1)).flatten(-2)
+    return codes[..., : x.shape[-1]], scales
+
+
+def dequantize_tiles(
+    codes: Float8e4m3fn[Tensor, "... K"], scales: Float[Tensor, "... tiles"], tile: int
+) -> Float[Tensor, "... K"]:
+    """The FP32 values that the codes stand for.
+
+    Raises:
+        ValueError: there are not as many scales as tiles.
+    """
+    num_tiles = -(-codes.shape[-1] // tile)
+    if scales.shape[-1] != num_tiles:
+        raise ValueError(
+            f"a width of {codes.shape[-1]} has {num_tiles} tiles of {tile}, "
+            f"got {scales.shape[-1]} scales"
+        )
+    spread = repeat(scales, "... tiles -> ... (tiles i)", i=tile)
+    return codes.float() * spread[..., : codes.shape[-1]]
+
+
+def quantize_blocks(
+    weight: Float[Tensor, "... M K"], block: int, rule: ScaleRule = AMAX
+) -> tuple[Float8e4m3fn[Tensor, "... M K"], Float[Tensor, "... m_blocks k_blocks"]]:
+    """E4M3 codes, and one FP32 scale for each `block` x `block` entries.
+
+    Stacked weights of experts, "E M K", are quantised one by one. In released weights
+    these scales are called `weight_scale_inv`: they are multiplied, name or no name.
+    """
+    num_rows, width = weight.shape[-2:]
+    padded = F.pad(weight.float(), (0, -width % block, 0, -num_rows % block))
+    blocks = rearrange(padded, "... (m i) (k j) -> ... m i k j", i=block, j=block)
+    scales = rule.scales(blocks.abs().amax((-3, -1)))
+    codes = _encode(blocks / rearrange(scales, "... m k -> ... m 1 k 1"))
+    codes = rearrange(codes, "... m i k j -> ... (m i) (k j)")
+    return codes[..., :num_rows, :width], scales
+
+
+def dequantize_blocks(
+    codes: Float8e4m3fn[Tensor, "... M K"],
+    scales: Float[Tensor, "... m_blocks k_blocks"],
+    block: int,
+) -> Float[Tensor, "... M K"]:
+    """The FP32 values that the codes stand for.
+
+    Raises:
+        ValueError: there are not as many scales as blocks.
+    """
+    num_rows, width = codes.shape[-2:]
+    wanted = (-(-num_rows // block), -(-width // block))
+    if scales.shape[-2:] != wanted:
+        raise ValueError(
+            f"a weight of {num_rows} x {width} has {wanted[0]} x {wanted[1]} blocks of "
+            f"{block}, got {tuple(scales.shape[-2:])} scales"
+        )
+    spread = repeat(scales, "... m k -> ... (m i) (k j)", i=block, j=block)
+    return codes.float() * spread[..., :num_rows, :width]
+
+
+def _encode(y: Float[Tensor, "..."]) -> Float8e4m3fn[Tensor, "..."]:
+    # Clamped first: up to torch 2.11 the cast makes NaN of what lies beyond 464.
+    return y.clamp(-E4M3.largest, E4M3.largest).to(E4M3.dtype)
+
+
+# --- The values that the codes stand for, without making the codes ------------------
+
+
+def fake_quantize_tiles(
+    x: Float[Tensor, "... K"], tile: int, dim: int = -1, rule: ScaleRule = AMAX
+) -> Float[Tensor, "... K"]:
+    """Quantise and dequantise at once: equal to `quantize_tiles`, several times faster.
+
+    Args:
+        dim: -1 for 1 x tile; 0 for tile x 1, along the tokens.
+
+    Raises:
+        ValueError: another dim.
+    """
+    if dim not in (0, -1):
+        raise ValueError(f"tiles lie along dim -1 or along dim 0, got dim={dim}")
+    first, last = (-1, x.shape[-1]) if dim else (len(x), math.prod(x.shape[1:]))
+    rows = x.float().reshape(first, last)
+    return round_tiles(rows, tile, (dim,), rule)[0].view(x.shape)
+
+
+def round_tiles(
+    x: Float[Tensor, "R K"], tile: int, dims: tuple[int, ...], rule: ScaleRule = AMAX
+) -> list[Float[Tensor, "R K"]]:
+    """`fake_quantize_tiles` of a matrix along each of `dims`: one copy for each.
+
+    Rounding passes eight times over the values. Chunk by chunk, all but the first read
+    and the last write stay in the cache, which nearly halves the time.
+    """
+    outs = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in dims]
+    step = tile if 0 in dims else 1
+    num_rows = min(len(x), max(1, CHUNK // (x.shape[1] * step)) * step)
+    scratch = x.new_empty(num_rows, x.shape[1])
+    for start in range(0, len(x), max(1, num_rows)):
+        rows = slice(start, start + num_rows)
+        _round_chunk(x[rows], [out[rows] for out in outs], tile, dims, rule, scratch)
+    return outs
+
+
+def _round_chunk(x, outs, tile, dims, rule, scratch) -> None:
+    scratch = scratch[: len(x)]
+    magnitude = torch.abs(x, out=scratch)
+    scales = [
+        [
+            rule.scales(part.amax(-1 if dim else 1, True))
+            for part in _tiled(magnitude, tile, dim)
+        ]
+        for dim in dims
+    ]
+    for out, dim, scale in zip(outs, dims, scales, strict=True):
+        parts = zip(_tiled(x, tile, dim), _tiled(out, tile, dim), scale, strict=True)
+        parts = list(parts)
+        for values, scaled, s in parts:
+            torch.div(values, s, out=scaled)
+        _round_(out, E4M3, scratch)
+        for _, scaled, s in parts:
+            scaled.mul_(s)
+
+
+def fake_quantize_blocks(
+    weight: Float[Tensor, "... M K"], block: int, rule: ScaleRule = AMAX
+) -> Float[Tensor, "... M K"]:
+    """Quantise and dequantise at once: equal to `quantize_blocks`, but faster."""
+    out = weight.float().clone(memory_format=torch.contiguous_format)
+    for rows in _tiled(out, block, -2):
+        for blocks in _tiled(rows, block, -1):
+            scale = rule.scales(blocks.abs().amax((-3, -1), keepdim=True))
+            _round_(blocks.div_(scale), E4M3).mul_(scale)
+    return out
+
+
+def _tiled(x: Tensor, tile: int, dim: int) -> list[Tensor]:
+    """Views of x with `dim` split in two: which tile, and where in the tile.
+
+    The first view holds all whole tiles, the second a shorter last one; a view that
+    would be empty is left out.
+    """
+    width = x.shape[dim]
+    whole = width // tile * tile
+    if whole == width:
+        return [x.unflatten(dim, (-1, tile))]
+    views = []
+    if whole:
+        views.append(x.narrow(dim, 0, whole).unflatten(dim, (-1, tile)))
+    short = x.narrow(dim, whole, width - whole)
+    return [*views, short.unsqueeze(dim - 1 if dim < 0 else dim)]
