@@ -208,7 +208,7 @@ class TrainConfig:
     """One training run.
 
     Raises:
-        ValueError: a count is not positive, or the warm-up outlasts the run.
+        ValueError: a count or a rate is not positive, or `warmup_steps` is negative.
     """
 
     steps: int = 300
@@ -255,6 +255,7 @@ def tiny() -> ModelConfig:
             num_groups=4,
             top_groups=2,
             route_scale=2.5,
+            bias_rate=0.01,  # V3's 0.001 needs thousands of steps; here there are 300
         ),
         fp8=FP8Config(tile=32, block=32),
         init_std=0.02,
