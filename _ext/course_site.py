@@ -28,6 +28,15 @@ CARRIED = {
 }
 
 
+# What the tools write, and what a screen reader or a keyboard needs in its place.
+REPAIRS = {
+    'role="doc-biblioentry"': 'role="listitem"',
+    '<div class="pst-scrollable-table-container">': (
+        '<div class="pst-scrollable-table-container" tabindex="0">'
+    ),
+}
+
+
 def configure(app: Sphinx, config: Config) -> None:
     """Set what depends on the code or on the repository's address."""
     build = Path(app.outdir).parent
@@ -57,10 +66,15 @@ def carry_browser_files(app: Sphinx) -> None:
             shutil.copy2(file, place)
 
 
-def prune_buttons(
+def finish_page(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Keep the Colab button on notebooks alone: it cannot open a Markdown page."""
+    """Make the page accessible, and keep the Colab button on notebooks alone.
+
+    Colab cannot open a Markdown page.
+    """
+    for written, needed in REPAIRS.items():
+        context["body"] = context.get("body", "").replace(written, needed)
     if app.env.doc2path(page).endswith(".ipynb"):
         return
     buttons = context.get("header_buttons", [])
@@ -111,6 +125,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     front_card.setup(app)
     app.connect("config-inited", configure)
     app.connect("builder-inited", carry_browser_files)
-    app.connect("html-page-context", prune_buttons, priority=900)
+    app.connect("html-page-context", finish_page, priority=900)
     app.connect("build-finished", refuse_foreign_loads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

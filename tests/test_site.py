@@ -181,7 +181,7 @@ def test_a_page_is_readable_without_javascript(browser, address):
     for name in pages():
         page.goto(f"{address}/{name}")
         assert page.locator(".bd-article h1").is_visible()
-        assert len(page.locator(".bd-article").inner_text()) > 300
+        assert len(page.locator(".bd-article").inner_text()) > 100
     context.close()
 
 
