@@ -140,9 +140,9 @@ def rotate(
     alone. Pairs are neighbours, as in DeepSeek's code; Llama pairs (i, i + rope / 2),
     so weights carried over from there need a permutation.
     """
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = (even * cos - odd * sin, even * sin + odd * cos)
-    return torch.stack(turned, dim=-1).flatten(-2)
+    pairs = torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))
+    turned = pairs * torch.complex(cos, sin)  # a turn of the complex plane
+    return torch.view_as_real(turned).flatten(-2)
 
 
 def swiglu(gate_up: Float[Tensor, "... F2"]) -> Float[Tensor, "... F"]:

@@ -124,7 +124,7 @@ class _Collect(torch.autograd.Function):
     def forward(ctx, rows, weights, order):
         ctx.order = order
         ctx.save_for_backward(rows, weights)
-        return torch.einsum("nkd,nk->nd", rows_of_tokens(rows, order), weights)
+        return (weights.unsqueeze(1) @ rows_of_tokens(rows, order)).squeeze(1)
 
     @staticmethod
     def backward(ctx, grad):
