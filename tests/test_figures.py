@@ -5,10 +5,11 @@ import re
 import pytest
 
 from tiny_lm.course import figures
-from tiny_lm.course.figures import COLORS, FAINT, Bite
+from tiny_lm.course.canvas import COLORS, FAINT, Drawing
+from tiny_lm.course.figures import Bite
 
 
-def colors_of(drawing: figures.Drawing) -> set[str]:
+def colors_of(drawing: Drawing) -> set[str]:
     return {color.upper() for color in re.findall(r"#[0-9a-fA-F]{6}", drawing.svg)}
 
 

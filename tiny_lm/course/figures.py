@@ -6,66 +6,26 @@ A colour stands for a technique wherever it appears. Every figure is an SVG on a
 plate, so that it stays readable on a dark page, and answers one question.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-COLORS = {  # Okabe and Ito: told apart by colour-blind readers too
-    "moe": "#0072B2",
-    "mla": "#009E73",
-    "fp8": "#D55E00",
-    "comm": "#CC79A7",
-    "baseline": "#6E6E6E",
-}
-NAMES = {
-    "moe": "Mixture of Experts",
-    "mla": "latent attention",
-    "fp8": "FP8",
-    "comm": "communication",
-    "baseline": "baseline",
-}
-INK, FAINT = "#222222", "#D0D0D0"
-WIDTH = 5.0  # inches: fills most of a page, and stays legible on a phone
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 11,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "tiny_lm",  # equal figures are equal files
-}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """An SVG that notebooks and the book show by themselves."""
-
-    svg: str
-
-    def _repr_svg_(self) -> str:
-        return self.svg
-
-
-def _finish(figure: Figure) -> Drawing:
-    buffer = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
-    return Drawing(buffer.getvalue())
-
-
-def _figure(height: float, columns: int = 1) -> tuple[Figure, Any]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        return figure, figure.subplots(1, columns)
+from tiny_lm.course.canvas import (
+    COLORS,
+    FAINT,
+    INK,
+    NAMES,
+    STYLE,
+    WIDTH,
+    Drawing,
+    finish,
+    new_figure,
+)
 
 
 def _box(
@@ -97,7 +57,7 @@ def model_picture(lit: str | None = None, ranks: int = 4) -> Drawing:
     if lit not in (None, "moe", "mla", "fp8", "comm"):
         raise ValueError(f"no technique is called {lit!r}")
     color = {name: c if lit in (None, name) else FAINT for name, c in COLORS.items()}
-    figure, ax = _figure(4.1)
+    figure, ax = new_figure(4.1)
     for rank in range(ranks):
         _rank_column(ax, rank, color)
     _wires(ax, ranks, color["comm"])
@@ -112,7 +72,7 @@ def model_picture(lit: str | None = None, ranks: int = 4) -> Drawing:
     )
     ax.set(xlim=(-0.15, ranks - 0.05), ylim=(-0.45, 4.85))
     ax.axis("off")
-    return _finish(figure)
+    return finish(figure)
 
 
 def _rank_column(ax: Axes, rank: int, color: Mapping[str, str]) -> None:
@@ -207,7 +167,7 @@ def four_bites(bites: Sequence[Bite]) -> Drawing:
         title = f"{NAMES[bite.technique]}: {bite.bill}"
         ax.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
         ax.axis("off")
-    return _finish(figure)
+    return finish(figure)
 
 
 def _short(number: float) -> str:
@@ -216,7 +176,7 @@ def _short(number: float) -> str:
 
 def context_curve(train: Sequence[float], new: Sequence[float]) -> Drawing:
     """Does counting longer contexts help? Bits per byte, by bytes of context."""
-    figure, ax = _figure(3.2)
+    figure, ax = new_figure(3.2)
     lengths = range(len(new))
     ax.plot(lengths, train, "--o", color=COLORS["baseline"])
     ax.plot(lengths, new, "-o", color=INK)
@@ -225,7 +185,7 @@ def context_curve(train: Sequence[float], new: Sequence[float]) -> Drawing:
     ax.text(end + 0.12, train[-1], "files that\nwere counted", va="center")
     ax.set(xlabel="bytes of context", ylabel="bits per byte", ylim=(0, None))
     ax.set(xlim=(-0.2, end + 1.5), xticks=list(lengths))
-    return _finish(figure)
+    return finish(figure)
 
 
 def learning_curves(
@@ -240,7 +200,7 @@ def learning_curves(
         levels: horizontal lines to compare with.
         colors: names in `COLORS`, by run; the baseline's grey where none is given.
     """
-    figure, ax = _figure(3.4)
+    figure, ax = new_figure(3.4)
     for name, level in (levels or {}).items():
         ax.axhline(level, color=FAINT, lw=1.5)
         right = {"transform": ax.get_yaxis_transform(), "ha": "right"}
@@ -263,7 +223,7 @@ def learning_curves(
         )
     ax.set(xlabel="training steps", ylabel=ylabel, xlim=(0, longest * 1.02))
     ax.margins(y=0.1)
-    return _finish(figure)
+    return finish(figure)
 
 
 def _means_of(values: Sequence[float], width: int) -> tuple[list[int], list[float]]:
@@ -275,7 +235,7 @@ def _means_of(values: Sequence[float], width: int) -> tuple[list[int], list[floa
 
 def next_bytes(panels: Mapping[str, Mapping[str, float]], prompt: str) -> Drawing:
     """What does temperature do to the odds? The likeliest next bytes, a panel each."""
-    figure, axes = _figure(3.0, columns=len(panels))
+    figure, axes = new_figure(3.0, columns=len(panels))
     for ax, (title, odds) in zip(axes, panels.items(), strict=True):
         names = [repr(name)[1:-1].replace(" ", "space") for name in odds][::-1]
         ax.barh(names, list(odds.values())[::-1], color=COLORS["baseline"])
@@ -283,7 +243,7 @@ def next_bytes(panels: Mapping[str, Mapping[str, float]], prompt: str) -> Drawin
         ax.set_title(title, fontsize=10.5)
         ax.tick_params(labelfontfamily="DejaVu Sans Mono")
     figure.suptitle(f"next byte after “{prompt}”", fontsize=11)
-    return _finish(figure)
+    return finish(figure)
 
 
 def expert_load(loads: Sequence[Sequence[Sequence[int]]], window: int = 30) -> Drawing:
@@ -292,7 +252,7 @@ def expert_load(loads: Sequence[Sequence[Sequence[int]]], window: int = 30) -> D
     loads: [steps, layers, experts], the choices each expert got.
     """
     layers = len(loads[0])
-    figure, axes = _figure(3.2, columns=layers)
+    figure, axes = new_figure(3.2, columns=layers)
     axes = [axes] if layers == 1 else list(axes)
     for layer, ax in enumerate(axes):
         for part, color, side in (
@@ -308,7 +268,7 @@ def expert_load(loads: Sequence[Sequence[Sequence[int]]], window: int = 30) -> D
         ax.invert_yaxis()
     axes[0].set_ylabel("expert")
     figure.suptitle(f"grey: first {window} steps, blue: last {window}", fontsize=10.5)
-    return _finish(figure)
+    return finish(figure)
 
 
 def relative_load(loads: Sequence[Sequence[int]]) -> list[float]:
