@@ -190,9 +190,9 @@ def _counting(rank):
     group = mesh.world()
     table = torch.arange(6).view(3, 2) + 10 * rank
     with comm.metering() as outer:
-        received = comm.all_to_all_counts(table, group)
         with comm.metering() as inner:
             comm.barrier(group)
+        received = comm.all_to_all_counts(table, group)
     comm.all_to_all_counts(table, group)
     return received.tolist(), outer, inner
 

@@ -1,7 +1,7 @@
-"""Every collective: what moves, what its backward is, and how many bytes it costs.
+"""Every collective: what moves, and what its backward is. `meter` counts the bytes.
 
 Chapter: 05_comm
-Source: torch_distributed; collective_cost
+Source: torch_distributed
 
 Each collective is a linear map of what all ranks hold, so its backward is another
 collective, the transposed map:
@@ -15,25 +15,10 @@ collective, the transposed map:
 
 *The loss* in this table is the sum of all ranks' losses, whichever rank they are on.
 
-Bytes are counted by one convention, whatever an implementation does: each value goes
-from the rank that has it straight to the ranks that need it, and nothing is counted
-that stays. An all-reduce is a reduce-scatter followed by an all-gather. With n bytes in
-the argument and p ranks, one rank sends
-
-    all_reduce        2 (p - 1) / p * n     (a ring sends exactly as much)
-    all_gather        (p - 1) * n
-    reduce_scatter    (p - 1) / p * n
-    broadcast         (p - 1) * n at the source, else 0
-    reduce            n, and 0 at the target
-    all_to_all        its rows for other ranks
-
 In a group of one, every collective returns its argument and sends nothing.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -42,39 +27,9 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from tiny_lm.gpus.mesh import Group
-
-
-@dataclass
-class Meter:
-    """What this rank sent to other ranks, by kind of collective."""
-
-    num_bytes: Counter[str] = field(default_factory=Counter)
-    calls: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes sent, over all kinds."""
-        return self.num_bytes.total()
-
-
-_METERS: list[Meter] = []  # those that are counting; backward passes run here as well
-
-
-@contextmanager
-def metering() -> Iterator[Meter]:
-    """Count what this rank sends inside the `with`, backward passes included."""
-    meter = Meter()
-    _METERS.append(meter)
-    try:
-        yield meter
-    finally:
-        _METERS.remove(meter)
-
-
-def _count(kind: str, num_bytes: int) -> None:
-    for meter in _METERS:
-        meter.calls[kind] += 1
-        meter.num_bytes[kind] += num_bytes
+from tiny_lm.gpus.meter import Meter as Meter
+from tiny_lm.gpus.meter import count
+from tiny_lm.gpus.meter import metering as metering
 
 
 class _Collective(torch.autograd.Function):
@@ -205,7 +160,7 @@ def barrier(group: Group) -> None:
     """Wait until every rank of the group is here."""
     if group.size > 1:
         dist.barrier(group=group.process_group)
-        _count("barrier", 0)
+        count("barrier", 0)
 
 
 def _refuse_codes(x: Tensor) -> None:
@@ -245,7 +200,7 @@ def _bits(x: Tensor) -> Tensor:
 def _sum(x: Tensor, group: Group) -> Tensor:
     total = x.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group.process_group)
-    _count("all_reduce", 2 * (group.size - 1) * x.nbytes // group.size)
+    count("all_reduce", 2 * (group.size - 1) * x.nbytes // group.size)
     return total
 
 
@@ -253,7 +208,7 @@ def _concatenate(x: Tensor, group: Group) -> Tensor:
     whole = x.new_empty(group.size * x.shape[0], *x.shape[1:])
     parts = list(_bits(whole).chunk(group.size))
     dist.all_gather(parts, _bits(x.contiguous()), group=group.process_group)
-    _count("all_gather", (group.size - 1) * x.nbytes)
+    count("all_gather", (group.size - 1) * x.nbytes)
     return whole
 
 
@@ -261,7 +216,7 @@ def _sum_shards(x: Tensor, group: Group) -> Tensor:
     shard = x.new_empty(x.shape[0] // group.size, *x.shape[1:])
     parts = list(x.contiguous().chunk(group.size))
     dist.reduce_scatter(shard, parts, group=group.process_group)
-    _count("reduce_scatter", (group.size - 1) * shard.nbytes)
+    count("reduce_scatter", (group.size - 1) * shard.nbytes)
     return shard
 
 
@@ -269,7 +224,7 @@ def _copy_from(x: Tensor, source: int, group: Group) -> Tensor:
     copy = x.detach().clone(memory_format=torch.contiguous_format)
     dist.broadcast(_bits(copy), group_src=source, group=group.process_group)
     at_source = group.rank == source
-    _count("broadcast", (group.size - 1) * x.nbytes if at_source else 0)
+    count("broadcast", (group.size - 1) * x.nbytes if at_source else 0)
     return copy
 
 
@@ -277,7 +232,7 @@ def _sum_at(x: Tensor, target: int, group: Group) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
     dist.reduce(total, group_dst=target, group=group.process_group)
     at_target = group.rank == target
-    _count("reduce", 0 if at_target else x.nbytes)
+    count("reduce", 0 if at_target else x.nbytes)
     return total if at_target else torch.zeros_like(total)
 
 
@@ -297,5 +252,5 @@ def _exchange(
         group=group.process_group,
     )
     others = x.shape[0] - sends[group.rank]
-    _count(kind, others * x[:1].nbytes if others else 0)
+    count(kind, others * x[:1].nbytes if others else 0)
     return arrived

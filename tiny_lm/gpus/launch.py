@@ -24,7 +24,6 @@ Under `torchrun`, on real GPUs, the ranks exist already; `run_torchrun_rank` joi
 and calls the same function.
 """
 
-import contextlib
 import faulthandler
 import linecache
 import multiprocessing
@@ -38,11 +37,11 @@ import tempfile
 import threading
 import time
 import traceback
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
@@ -51,10 +50,8 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 
+from tiny_lm.gpus.start import start_context, start_process
 from tiny_lm.gpus.watch import LEAVE_S, Rank, await_results
-
-# Imported once, by the server. The first optimizer imports torch._dynamo: 0.8 s a rank.
-_PRELOAD = ["torch", "torch.distributed", "torch._dynamo", "cloudpickle", "jaxtyping"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def run_ranks(
     patience_s = 0.0
     with tempfile.TemporaryDirectory(dir=get_temp_dir()) as folder:
         task = _pack(world_size, folder, deadline, fn, args)
-        context = _context(start_method)
+        context = start_context(start_method)
         try:
             for number in range(world_size):
                 ranks.append(_start(context, number, task))
@@ -139,41 +136,13 @@ def _pack(
     )
 
 
-def _context(start_method: str | None) -> multiprocessing.context.BaseContext:
-    if start_method is None:
-        known = multiprocessing.get_all_start_methods()
-        start_method = "forkserver" if "forkserver" in known else "spawn"
-    context = multiprocessing.get_context(start_method)
-    if start_method == "forkserver":
-        context.set_forkserver_preload(_PRELOAD)
-    return context
-
-
-def _start(
-    context: multiprocessing.context.BaseContext, number: int, task: _Task
-) -> Rank:
+def _start(context: BaseContext, number: int, task: _Task) -> Rank:
     ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_be_rank, args=(number, theirs, task), name=f"rank {number}", daemon=True
-    )
-    with theirs, _hidden_main():
-        process.start()
+    with theirs:
+        process = start_process(
+            context, _be_rank, number, theirs, task, name=f"rank {number}"
+        )
     return Rank(number, process, ours, task.notes(number))
-
-
-@contextlib.contextmanager
-def _hidden_main() -> Iterator[None]:
-    """Keep `multiprocessing` from running the caller's script again in every rank.
-
-    It does so to find functions by name. Ours travel as code, so a script needs no
-    `if __name__ == "__main__"`.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 # What runs inside a rank.

@@ -1,0 +1,61 @@
+"""Start processes quickly, and without running the caller's program again.
+
+Chapter: 05_comm
+Source: python_multiprocessing
+
+A fork of a process that has used torch's threads can hang, and a fresh process spends
+a second on importing torch. So a small server imports torch, does nothing with it, and
+every process is a fork of that server. Where there is no such server (Windows), each
+process starts afresh.
+"""
+
+import contextlib
+import multiprocessing
+import sys
+import types
+from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+
+# The first optimizer of a process imports torch._dynamo, which takes 0.8 s.
+PRELOAD = ["torch", "torch.distributed", "torch._dynamo", "cloudpickle", "jaxtyping"]
+
+
+def start_context(start_method: str | None = None) -> BaseContext:
+    """How processes are started here.
+
+    Args:
+        start_method: "forkserver" or "spawn"; by default the first that exists.
+    """
+    if start_method is None:
+        known = multiprocessing.get_all_start_methods()
+        start_method = "forkserver" if "forkserver" in known else "spawn"
+    context = multiprocessing.get_context(start_method)
+    if start_method == "forkserver":
+        context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def start_process(
+    context: BaseContext, target: Callable[..., None], *args: object, name: str
+) -> BaseProcess:
+    """A process that runs `target(*args)`; both must be found by import."""
+    process = context.Process(target=target, args=args, name=name, daemon=True)
+    with _hidden_main():
+        process.start()
+    return process
+
+
+@contextlib.contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keep `multiprocessing` from running the caller's script in the new process.
+
+    It does so to find functions by name. Ours travel as code, so a script needs no
+    `if __name__ == "__main__"`.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
