@@ -22,7 +22,11 @@ from tiny_lm.config import PRESETS, TrainConfig, preset
 from tiny_lm.data import encode
 from tiny_lm.generate import generate, stream
 from tiny_lm.gpus import launch
-from tiny_lm.train import SAMPLE_BYTES, SAMPLE_PROMPT, Job, new_run_folder, run
+from tiny_lm.job import Job, new_run_folder
+from tiny_lm.train import run
+
+SAMPLE_PROMPT = "def "
+SAMPLE_BYTES = 160
 
 
 def _parser() -> argparse.ArgumentParser:

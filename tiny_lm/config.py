@@ -12,126 +12,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
-
-
-def _require_positive(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        what = f"{type(owner).__name__}.{name}"
-        _require(value > 0, f"{what} must be positive, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MHAConfig:
-    """Multi-head attention; fewer key-value heads than heads make it grouped-query.
-
-    Raises:
-        ValueError: a width is not positive, or the heads do not divide into groups.
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    d_head: int
-    rope_theta: float = 10_000.0
-    qkv_bias: bool = False  # Qwen adds a bias to queries, keys and values
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "num_heads", "num_kv_heads", "d_head", "rope_theta")
-        _require(
-            self.num_heads % self.num_kv_heads == 0,
-            f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}",
-        )
-        _require(self.d_head % 2 == 0, f"d_head must be even, got {self.d_head}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MLAConfig:
-    """Multi-head Latent Attention: what is cached is `d_latent_kv + d_rope` wide.
-
-    Raises:
-        ValueError: a width is not positive, or `d_rope` is odd.
-    """
-
-    num_heads: int  # n_h
-    d_latent_kv: int  # d_c
-    d_latent_q: int | None  # d_c'; None: queries are not compressed
-    d_nope: int  # d_h
-    d_rope: int  # d_h^R
-    d_value: int  # d_h
-    rope_theta: float = 10_000.0
-
-    def __post_init__(self) -> None:
-        widths = ["num_heads", "d_latent_kv", "d_nope", "d_rope", "d_value"]
-        if self.d_latent_q is not None:
-            widths.append("d_latent_q")
-        _require_positive(self, *widths, "rope_theta")
-        _require(self.d_rope % 2 == 0, f"d_rope must be even, got {self.d_rope}")
-
-    @property
-    def d_qk(self) -> int:
-        """Width of one head's query and key."""
-        return self.d_nope + self.d_rope
-
-
-@dataclass(frozen=True, kw_only=True)
-class MoEConfig:
-    """Routed and shared experts, and how the router keeps them busy.
-
-    Raises:
-        ValueError: the counts contradict each other.
-    """
-
-    num_experts: int  # routed experts, over all ranks (paper: N_r)
-    num_shared: int  # N_s; they form one feed-forward layer, N_s times as wide
-    top_k: int  # K_r
-    d_expert: int  # inner width of one expert
-    num_groups: int = 1  # D: groups of experts, one group a node
-    top_groups: int = 1  # M: groups a token may be sent to
-    route_scale: float = 1.0  # 2.5 in V3's code; not in its equations
-    bias_rate: float = 0.001  # gamma; 0 turns balancing by bias off
-    balance_loss: float = 0.0001  # alpha of the sequence-wise loss; 0 turns it off
-
-    def __post_init__(self) -> None:
-        _require_positive(
-            self, "num_experts", "top_k", "d_expert", "num_groups", "top_groups"
-        )
-        for name in ("num_shared", "bias_rate", "balance_loss"):
-            value = getattr(self, name)
-            _require(value >= 0, f"MoEConfig.{name} must not be negative, got {value}")
-        _require(
-            self.num_experts % self.num_groups == 0,
-            f"num_groups={self.num_groups} must divide num_experts={self.num_experts}",
-        )
-        _require(
-            self.top_groups <= self.num_groups,
-            f"cannot keep top_groups={self.top_groups} of num_groups={self.num_groups}",
-        )
-        reachable = self.top_groups * self.num_experts // self.num_groups
-        _require(
-            self.top_k <= reachable,
-            f"cannot choose top_k={self.top_k} of the {reachable} experts "
-            f"that top_groups={self.top_groups} groups hold",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FP8Config:
-    """Sizes of the regions that share one scale.
-
-    Raises:
-        ValueError: a size is not positive.
-    """
-
-    tile: int = 128  # activations and their gradients: 1 x tile
-    block: int = 128  # weights: block x block
-    wire: bool = True  # rows travel to their experts as FP8, and come back as BF16
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "tile", "block")
+from tiny_lm.parts import (
+    FP8Config,
+    MHAConfig,
+    MLAConfig,
+    MoEConfig,
+    require,
+    require_positive,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,16 +46,16 @@ class ModelConfig:
     init_std: float = 0.006
 
     def __post_init__(self) -> None:
-        _require_positive(
+        require_positive(
             self, "vocab_size", "d_model", "num_layers", "d_ffn", "max_len", "init_std"
         )
-        _require(
+        require(
             0 <= self.num_dense_layers <= self.num_layers,
             f"num_dense_layers={self.num_dense_layers} must lie between 0 and "
             f"num_layers={self.num_layers}",
         )
-        _require(self.num_mtp >= 0, f"num_mtp must not be negative, got {self.num_mtp}")
-        _require(
+        require(self.num_mtp >= 0, f"num_mtp must not be negative, got {self.num_mtp}")
+        require(
             self.moe is not None or self.num_dense_layers == self.num_layers,
             "a model without moe has num_dense_layers equal to num_layers",
         )
@@ -225,11 +113,11 @@ class TrainConfig:
     eval_batches: int = 8
 
     def __post_init__(self) -> None:
-        _require_positive(
+        require_positive(
             self, "steps", "batch_size", "seq_len", "lr", "final_lr", "clip"
         )
-        _require_positive(self, "eval_every", "eval_batches")
-        _require(
+        require_positive(self, "eval_every", "eval_batches")
+        require(
             0 <= self.warmup_steps,
             f"warmup_steps must not be negative, got {self.warmup_steps}",
         )

@@ -1,5 +1,7 @@
 """The letters that name tensor axes, in signatures, in einsums and in the book.
 
+Chapter: appendix/notation
+
 One letter has one meaning in the whole course.
 A signature `Float[Tensor, "N E"]` reads: one row per token, one column per expert.
 """

@@ -10,14 +10,12 @@ step the load of each expert, counted over the whole batch, moves the routing bi
 This is the one file where the model, the ranks and the wires meet.
 """
 
-import itertools
 import json
 import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -29,103 +27,12 @@ from tiny_lm import costs, data, runs
 from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
+from tiny_lm.job import Job, batches, read_corpus
 from tiny_lm.model import LanguageModel, is_expert
 from tiny_lm.parallel import shard
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
 from tiny_lm.parallel.wire import fp8_wire
 from tiny_lm.router import max_violation
-
-SAMPLE_PROMPT = "def "
-SAMPLE_BYTES = 160
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """All that a rank has to know of a run.
-
-    `data` is a UTF-8 file or a folder; None takes the default corpus.
-    """
-
-    config: ModelConfig
-    training: TrainConfig
-    out: Path
-    ranks: int = 4
-    data: Path | None = None
-    device: str = "cpu"
-    progress: bool = True
-
-    def check(self) -> None:
-        """Refuse what cannot run, before any process starts.
-
-        Raises:
-            ValueError: what was wanted, and what came.
-        """
-        _check_ranks(self.config, self.training, self.ranks)
-        _check_device(self.device)
-        batches(self, *read_corpus(self)[1:])
-
-    def open_folder(self) -> None:
-        """Make the run's folder, with empty metrics.
-
-        Raises:
-            ValueError: it cannot be written, or it holds a run already.
-        """
-        if (self.out / "model.safetensors").exists():
-            raise ValueError(f"{self.out} holds a run already; name another --out")
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "metrics.jsonl").write_text("")
-        except OSError as error:
-            raise ValueError(f"cannot write to {self.out}: {error.strerror}") from error
-
-
-def _check_ranks(config: ModelConfig, training: TrainConfig, ranks: int) -> None:
-    if ranks < 1:
-        raise ValueError(f"ranks must be at least 1, got {ranks}")
-    if config.moe and config.moe.num_experts % ranks:
-        raise ValueError(
-            f"{ranks} ranks cannot share {config.moe.num_experts} experts evenly"
-        )
-    if training.batch_size % ranks:
-        raise ValueError(
-            f"{ranks} ranks cannot share {training.batch_size} sequences evenly"
-        )
-    if training.seq_len > config.max_len:
-        raise ValueError(
-            f"seq_len={training.seq_len} is longer than max_len={config.max_len}"
-        )
-
-
-def _check_device(device: str) -> None:
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but torch sees no GPU here")
-
-
-def read_corpus(job: Job) -> tuple[data.Corpus, Tensor, Tensor]:
-    """The corpus and its two parts.
-
-    Raises:
-        ValueError: nothing usable at `job.data`.
-    """
-    corpus = data.load_corpus(job.data) if job.data else data.default_corpus()
-    return corpus, *data.split(corpus, min_bytes=job.training.seq_len + 1)
-
-
-def batches(
-    job: Job, train: Tensor, validation: Tensor
-) -> tuple[data.Batches, data.EvalBatches]:
-    """Batches of both parts.
-
-    Raises:
-        ValueError: a part is shorter than one sequence.
-    """
-    t = job.training
-    return (
-        data.Batches(train, t.batch_size, t.seq_len, t.seed),
-        data.EvalBatches(validation, t.batch_size, t.seq_len, t.eval_batches),
-    )
 
 
 def build_model(
@@ -352,12 +259,3 @@ def run(job: Job) -> dict[str, Any] | None:
     if job.ranks == 1:
         return train(job, mesh.solo(), job.device)
     return launch.run_ranks(job.ranks, _rank_main, job, timeout_s=86_400.0)[0]
-
-
-def new_run_folder(parent: Path, name: str) -> Path:
-    """`parent/name-1`, or the next number that is free."""
-    return next(
-        folder
-        for number in itertools.count(1)
-        if not (folder := parent / f"{name}-{number}").exists()
-    )

@@ -1,0 +1,46 @@
+"""The benchmark measures what it says it measures."""
+
+from dataclasses import replace
+
+import torch
+
+from tiny_lm.config import tiny
+from tiny_lm.course import bench
+from tiny_lm.course.oracle import transformers_config
+
+
+def test_workloads_take_turns_and_the_first_two_rounds_do_not_count():
+    order = []
+    workloads = {name: lambda name=name: order.append(name) for name in "ab"}
+    seconds = bench.in_turns(workloads, rounds=3)
+    assert "".join(order) == "ab" * 5
+    assert seconds.keys() == workloads.keys()
+
+
+def test_both_models_are_of_the_same_size():
+    from transformers import DeepseekV3ForCausalLM
+
+    from tiny_lm.model import LanguageModel
+
+    config = replace(tiny(), fp8=None)
+    ours = sum(p.numel() for p in LanguageModel(config).parameters())
+    theirs = DeepseekV3ForCausalLM(transformers_config(config))
+    assert sum(p.numel() for p in theirs.parameters()) == ours
+
+
+def test_a_step_really_trains(monkeypatch):
+    monkeypatch.setattr(bench, "TRAINING", replace(bench.TRAINING, batch_size=4))
+    config = replace(tiny(), fp8=None)
+    step = bench.our_step(config)
+    losses = [step()["loss"] for _ in range(4)]
+    assert losses[-1] < losses[0]
+
+
+def test_the_wide_model_has_the_width_it_is_reported_with():
+    assert bench.wide().d_model == 512
+    assert bench.wide().moe.num_experts == tiny().moe.num_experts
+
+
+def test_the_peak_is_a_rate_of_this_machine():
+    torch.manual_seed(0)
+    assert 1e8 < bench.matmul_peak() < 1e14

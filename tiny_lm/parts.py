@@ -1,0 +1,140 @@
+"""The parts of a model's config: attention, experts, number format.
+
+Chapter: 06_together/full_model
+Source: deepseek_v3, section 4.2; deepseek_v2, section 3.1
+
+The comment behind a field is the symbol of the paper.
+"""
+
+from dataclasses import dataclass
+
+
+def require(holds: bool, message: str) -> None:
+    """Refuse a config that does not hold.
+
+    Raises:
+        ValueError: with that message.
+    """
+    if not holds:
+        raise ValueError(message)
+
+
+def require_positive(owner: object, *names: str) -> None:
+    """Refuse a config one of whose named fields is zero or less.
+
+    Raises:
+        ValueError: names the field and its value.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        what = f"{type(owner).__name__}.{name}"
+        require(value > 0, f"{what} must be positive, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MHAConfig:
+    """Multi-head attention; fewer key-value heads than heads make it grouped-query.
+
+    Raises:
+        ValueError: a width is not positive, or the heads do not divide into groups.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    d_head: int
+    rope_theta: float = 10_000.0
+    qkv_bias: bool = False  # Qwen adds a bias to queries, keys and values
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_heads", "num_kv_heads", "d_head", "rope_theta")
+        require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}",
+        )
+        require(self.d_head % 2 == 0, f"d_head must be even, got {self.d_head}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLAConfig:
+    """Multi-head Latent Attention: what is cached is `d_latent_kv + d_rope` wide.
+
+    Raises:
+        ValueError: a width is not positive, or `d_rope` is odd.
+    """
+
+    num_heads: int  # n_h
+    d_latent_kv: int  # d_c
+    d_latent_q: int | None  # d_c'; None: queries are not compressed
+    d_nope: int  # d_h
+    d_rope: int  # d_h^R
+    d_value: int  # d_h
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        widths = ["num_heads", "d_latent_kv", "d_nope", "d_rope", "d_value"]
+        if self.d_latent_q is not None:
+            widths.append("d_latent_q")
+        require_positive(self, *widths, "rope_theta")
+        require(self.d_rope % 2 == 0, f"d_rope must be even, got {self.d_rope}")
+
+    @property
+    def d_qk(self) -> int:
+        """Width of one head's query and key."""
+        return self.d_nope + self.d_rope
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEConfig:
+    """Routed and shared experts, and how the router keeps them busy.
+
+    Raises:
+        ValueError: the counts contradict each other.
+    """
+
+    num_experts: int  # routed experts, over all ranks (paper: N_r)
+    num_shared: int  # N_s; they form one feed-forward layer, N_s times as wide
+    top_k: int  # K_r
+    d_expert: int  # inner width of one expert
+    num_groups: int = 1  # D: groups of experts, one group a node
+    top_groups: int = 1  # M: groups a token may be sent to
+    route_scale: float = 1.0  # 2.5 in V3's code; not in its equations
+    bias_rate: float = 0.001  # gamma; 0 turns balancing by bias off
+    balance_loss: float = 0.0001  # alpha of the sequence-wise loss; 0 turns it off
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "num_experts", "top_k", "d_expert", "num_groups", "top_groups"
+        )
+        for name in ("num_shared", "bias_rate", "balance_loss"):
+            value = getattr(self, name)
+            require(value >= 0, f"MoEConfig.{name} must not be negative, got {value}")
+        require(
+            self.num_experts % self.num_groups == 0,
+            f"num_groups={self.num_groups} must divide num_experts={self.num_experts}",
+        )
+        require(
+            self.top_groups <= self.num_groups,
+            f"cannot keep top_groups={self.top_groups} of num_groups={self.num_groups}",
+        )
+        reachable = self.top_groups * self.num_experts // self.num_groups
+        require(
+            self.top_k <= reachable,
+            f"cannot choose top_k={self.top_k} of the {reachable} experts "
+            f"that top_groups={self.top_groups} groups hold",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FP8Config:
+    """Sizes of the regions that share one scale.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    tile: int = 128  # activations and their gradients: 1 x tile
+    block: int = 128  # weights: block x block
+    wire: bool = True  # rows travel to their experts as FP8, and come back as BF16
+
+    def __post_init__(self) -> None:
+        require_positive(self, "tile", "block")
