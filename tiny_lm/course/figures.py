@@ -214,7 +214,7 @@ def learning_curves(
         ax.annotate(
             name,
             (steps[-1], means[-1]),
-            (0, 12 if name == highest else -12),
+            (0, 12 if len(runs) > 1 and name == highest else -12),
             textcoords="offset points",
             ha="right",
             va="center",
