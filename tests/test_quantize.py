@@ -8,17 +8,19 @@ import torch
 from einops import rearrange
 
 from tiny_lm.quantize import (
+    ALONG_ROWS,
+    ALONG_TOKENS,
     DEEPSEEK,
     E4M3,
     E5M2,
     ScaleRule,
     dequantize_blocks,
     dequantize_tiles,
+    fake_quantize,
     fake_quantize_blocks,
     fake_quantize_tiles,
     quantize_blocks,
     quantize_tiles,
-    round_tiles,
     round_to,
 )
 
@@ -204,7 +206,7 @@ def test_fast_tiles_along_the_tokens_equal_the_codes(x, rule):
 
 @inputs
 def test_both_directions_at_once_equal_each_alone(x):
-    along_row, along_tokens = round_tiles(x, 32, dims=(-1, 0))
+    along_row, along_tokens = fake_quantize(x, 32, (ALONG_ROWS, ALONG_TOKENS))
     assert torch.equal(along_row, fake_quantize_tiles(x, 32))
     assert torch.equal(along_tokens, fake_quantize_tiles(x, 32, dim=0))
 

@@ -37,7 +37,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from tiny_lm.config import FP8Config
 from tiny_lm.layers import Products, grouped_linear
-from tiny_lm.quantize import fake_quantize_blocks, round_tiles
+from tiny_lm.quantize import (
+    ALONG_ROWS,
+    ALONG_TOKENS,
+    fake_quantize,
+    fake_quantize_blocks,
+)
 
 
 class _Rounded(NamedTuple):
@@ -133,7 +138,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows, weight, ends, tile, block):
-        (x,) = round_tiles(rows, tile, dims=(-1,))
+        (x,) = fake_quantize(rows, tile, (ALONG_ROWS,))
         w = rounded_weight(weight, block)
         ctx.save_for_backward(x, w, ends)
         ctx.tile = tile
@@ -144,13 +149,13 @@ class _Product(torch.autograd.Function):
     def backward(ctx, grad):
         x, w, ends = ctx.saved_tensors
         wants_rows, wants_weight = ctx.needs_input_grad[:2]
-        dims = (-1,) * wants_rows + (0,) * wants_weight
-        gradients = round_tiles(grad, ctx.tile, dims)
+        regions = (ALONG_ROWS,) * wants_rows + (ALONG_TOKENS,) * wants_weight
+        gradients = fake_quantize(grad, ctx.tile, regions)
         grad_rows = grad_weight = None
         if wants_rows:
             grad_rows = _input_gradient(gradients[0], w, ends)
         if wants_weight:
-            (columns,) = round_tiles(x, ctx.tile, dims=(0,))
+            (columns,) = fake_quantize(x, ctx.tile, (ALONG_TOKENS,))
             grad_weight = _weight_gradient(gradients[-1], columns, ends)
         return grad_rows, grad_weight, None, None, None
 

@@ -203,6 +203,10 @@ def _encode(y: Float[Tensor, "..."]) -> Float8e4m3fn[Tensor, "..."]:
 
 # --- The values that the codes stand for, without making the codes ------------------
 
+# Along which dims of a matrix the values share a scale.
+ALONG_ROWS, ALONG_TOKENS, BLOCKS = (-1,), (0,), (0, -1)
+Region = tuple[int, ...]
+
 
 def fake_quantize_tiles(
     x: Float[Tensor, "... K"], tile: int, dim: int = -1, rule: ScaleRule = AMAX
@@ -219,71 +223,78 @@ def fake_quantize_tiles(
         raise ValueError(f"tiles lie along dim -1 or along dim 0, got dim={dim}")
     first, last = (-1, x.shape[-1]) if dim else (len(x), math.prod(x.shape[1:]))
     rows = x.float().reshape(first, last)
-    return round_tiles(rows, tile, (dim,), rule)[0].view(x.shape)
-
-
-def round_tiles(
-    x: Float[Tensor, "R K"], tile: int, dims: tuple[int, ...], rule: ScaleRule = AMAX
-) -> list[Float[Tensor, "R K"]]:
-    """`fake_quantize_tiles` of a matrix along each of `dims`: one copy for each.
-
-    Rounding passes eight times over the values. Chunk by chunk, all but the first read
-    and the last write stay in the cache, which nearly halves the time.
-    """
-    outs = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in dims]
-    step = tile if 0 in dims else 1
-    num_rows = min(len(x), max(1, CHUNK // (x.shape[1] * step)) * step)
-    scratch = x.new_empty(num_rows, x.shape[1])
-    for start in range(0, len(x), max(1, num_rows)):
-        rows = slice(start, start + num_rows)
-        _round_chunk(x[rows], [out[rows] for out in outs], tile, dims, rule, scratch)
-    return outs
-
-
-def _round_chunk(x, outs, tile, dims, rule, scratch) -> None:
-    scratch = scratch[: len(x)]
-    magnitude = torch.abs(x, out=scratch)
-    scales = [
-        [
-            rule.scales(part.amax(-1 if dim else 1, True))
-            for part in _tiled(magnitude, tile, dim)
-        ]
-        for dim in dims
-    ]
-    for out, dim, scale in zip(outs, dims, scales, strict=True):
-        parts = zip(_tiled(x, tile, dim), _tiled(out, tile, dim), scale, strict=True)
-        parts = list(parts)
-        for values, scaled, s in parts:
-            torch.div(values, s, out=scaled)
-        _round_(out, E4M3, scratch)
-        for _, scaled, s in parts:
-            scaled.mul_(s)
+    return fake_quantize(rows, tile, ((dim,),), rule)[0].view(x.shape)
 
 
 def fake_quantize_blocks(
     weight: Float[Tensor, "... M K"], block: int, rule: ScaleRule = AMAX
 ) -> Float[Tensor, "... M K"]:
     """Quantise and dequantise at once: equal to `quantize_blocks`, but faster."""
-    out = weight.float().clone(memory_format=torch.contiguous_format)
-    for rows in _tiled(out, block, -2):
-        for blocks in _tiled(rows, block, -1):
-            scale = rule.scales(blocks.abs().amax((-3, -1), keepdim=True))
-            _round_(blocks.div_(scale), E4M3).mul_(scale)
-    return out
+    num_rows, width = weight.shape[-2:]
+    if weight.dim() > 2 and num_rows % block:  # a block must not span two experts
+        return torch.stack([fake_quantize_blocks(w, block, rule) for w in weight])
+    rows = weight.float().reshape(-1, width)
+    return fake_quantize(rows, block, (BLOCKS,), rule)[0].view(weight.shape)
 
 
-def _tiled(x: Tensor, tile: int, dim: int) -> list[Tensor]:
-    """Views of x with `dim` split in two: which tile, and where in the tile.
+def fake_quantize(
+    x: Float[Tensor, "R K"],
+    size: int,
+    regions: tuple[Region, ...],
+    rule: ScaleRule = AMAX,
+) -> list[Float[Tensor, "R K"]]:
+    """Round a matrix once for each of `regions`, which say what shares a scale.
 
-    The first view holds all whole tiles, the second a shorter last one; a view that
-    would be empty is left out.
+    Rounding passes eight times over the values. Chunk by chunk, all but the first read
+    and the last write stay in the cache, which nearly halves the time.
     """
+    outs = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in regions]
+    step = size if any(0 in region for region in regions) else 1
+    num_rows = min(len(x), max(1, CHUNK // (x.shape[1] * step)) * step)
+    scratch = x.new_empty(num_rows, x.shape[1])
+    for start in range(0, len(x), max(1, num_rows)):
+        rows = slice(start, start + num_rows)
+        magnitude = torch.abs(x[rows], out=scratch[: len(x) - start])
+        scales = [_scales(magnitude, size, region, rule) for region in regions]
+        for out, region, scale in zip(outs, regions, scales, strict=True):
+            _round_chunk(x[rows], out[rows], size, region, scale, magnitude)
+    return outs
+
+
+def _scales(magnitude: Tensor, size: int, region: Region, rule: ScaleRule):
+    inside = [-1 if dim else 1 for dim in region]
+    parts = _parts(magnitude, size, region)
+    return [rule.scales(part.amax(inside, keepdim=True)) for part in parts]
+
+
+def _round_chunk(x, out, size: int, region: Region, scales, scratch) -> None:
+    scaled = _parts(out, size, region)
+    for values, y, scale in zip(_parts(x, size, region), scaled, scales, strict=True):
+        torch.div(values, scale, out=y)
+    _round_(out, E4M3, scratch)
+    for y, scale in zip(scaled, scales, strict=True):
+        y.mul_(scale)
+
+
+def _parts(x: Tensor, size: int, region: Region) -> list[Tensor]:
+    """Views of a matrix with each dim of the region split in two: which, and where in.
+
+    The first view holds all whole tiles or blocks, the others the shorter ones at the
+    edges, where the size does not divide the dim.
+    """
+    parts = [x]
+    for dim in region:
+        parts = [short for part in parts for short in _split(part, size, dim)]
+    return parts
+
+
+def _split(x: Tensor, size: int, dim: int) -> list[Tensor]:
     width = x.shape[dim]
-    whole = width // tile * tile
+    whole = width // size * size
     if whole == width:
-        return [x.unflatten(dim, (-1, tile))]
-    views = []
+        return [x.unflatten(dim, (-1, size))]
+    parts = []
     if whole:
-        views.append(x.narrow(dim, 0, whole).unflatten(dim, (-1, tile)))
+        parts.append(x.narrow(dim, 0, whole).unflatten(dim, (-1, size)))
     short = x.narrow(dim, whole, width - whole)
-    return [*views, short.unsqueeze(dim - 1 if dim < 0 else dim)]
+    return [*parts, short.unsqueeze(dim - 1 if dim else 0)]
