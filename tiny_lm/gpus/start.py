@@ -1,7 +1,7 @@
 """Start processes quickly, and without running the caller's program again.
 
 Chapter: 05_comm
-Source: python_multiprocessing
+Source: torch_distributed
 
 A fork of a process that has used torch's threads can hang, and a fresh process spends
 a second on importing torch. So a small server imports torch, does nothing with it, and
