@@ -14,13 +14,15 @@ row of width D costs, on its way,
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from tiny_lm.quantize import dequantize_tiles, quantize_tiles
+from tiny_lm.quantize import quantize_tiles
 
 
 @runtime_checkable
@@ -77,9 +79,19 @@ class FP8Tiles:
     def unpack(
         self, packed: UInt8[Tensor, "R W"], width: int, dtype: torch.dtype
     ) -> Float[Tensor, "R D"]:
-        codes = packed[:, :width].contiguous().view(torch.float8_e4m3fn)
         scales = packed[:, width:].contiguous().view(torch.float32)
-        return dequantize_tiles(codes, scales, self.tile).to(dtype)
+        bits = F.pad(packed[:, :width], (0, -width % self.tile)).flatten().int()
+        # What `dequantize_tiles` gives, by a table of the 256 values instead of a cast,
+        # which takes ten times as long on a CPU.
+        values = _code_values(packed.device).index_select(0, bits)
+        tiles = values.view(*scales.shape, self.tile) * scales.unsqueeze(-1)
+        return tiles.flatten(1)[:, :width].to(dtype)
+
+
+@cache
+def _code_values(device: torch.device) -> Float[Tensor, "256"]:
+    every_code = torch.arange(256, dtype=torch.uint8, device=device)
+    return every_code.view(torch.float8_e4m3fn).float()
 
 
 @dataclass(frozen=True)
