@@ -63,12 +63,11 @@ def round_to(x: Float[Tensor, "..."], to: Format = E4M3) -> Float[Tensor, "..."]
 
     Values beyond the largest become the largest.
     """
-    return _round_(x.float().clamp(-to.largest, to.largest), to)
+    x = x.float().clamp(-to.largest, to.largest)
+    return _round_(x, to, torch.empty_like(x))
 
 
-def _round_(
-    x: Float[Tensor, "..."], to: Format, scratch: Tensor | None = None
-) -> Float[Tensor, "..."]:
+def _round_(x: Tensor, to: Format, scratch: Tensor) -> Tensor:
     """Round in place, for magnitudes up to the largest, without a cast.
 
     To x, a number of size 2^e, we add 1.5 * 2^(23 - fraction_bits) * 2^e. The FP32 sum
@@ -76,8 +75,6 @@ def _round_(
     the number off again leaves the rounded x. Several times faster on a CPU than the
     cast to float8 and back, and equal to it but for the sign of zero.
     """
-    if scratch is None:
-        scratch = torch.empty_like(x)
     bits = scratch.view(torch.int32)
     torch.bitwise_and(x.view(torch.int32), FP32_EXPONENT_MASK, out=bits)
     size = scratch.clamp_(min=to.smallest_normal)
@@ -215,6 +212,7 @@ def _decode(codes: Float8e4m3fn[Tensor, "..."]) -> Float[Tensor, "..."]:
 # Along which dims of a matrix the values share a scale.
 ALONG_ROWS, ALONG_TOKENS, BLOCKS = (-1,), (0,), (0, -1)
 Region = tuple[int, ...]
+Regions = tuple[Region, ...]
 
 
 def fake_quantize_tiles(
@@ -247,10 +245,7 @@ def fake_quantize_blocks(
 
 
 def fake_quantize(
-    x: Float[Tensor, "R K"],
-    size: int,
-    regions: tuple[Region, ...],
-    rule: ScaleRule = AMAX,
+    x: Float[Tensor, "R K"], size: int, regions: Regions, rule: ScaleRule = AMAX
 ) -> list[Float[Tensor, "R K"]]:
     """Round a matrix once for each of `regions`, which say what shares a scale.
 
@@ -272,8 +267,8 @@ def fake_quantize(
 
 def _scales(magnitude: Tensor, size: int, region: Region, rule: ScaleRule):
     inside = [-1 if dim else 1 for dim in region]
-    parts = _parts(magnitude, size, region)
-    return [rule.scales(part.amax(inside, keepdim=True)) for part in parts]
+    amaxes = (p.amax(inside, keepdim=True) for p in _parts(magnitude, size, region))
+    return [rule.scales(amax) for amax in amaxes]
 
 
 def _round_chunk(x, out, size: int, region: Region, scales, scratch) -> None:
@@ -288,8 +283,7 @@ def _round_chunk(x, out, size: int, region: Region, scales, scratch) -> None:
 def _parts(x: Tensor, size: int, region: Region) -> list[Tensor]:
     """Views of a matrix with each dim of the region split in two: which, and where in.
 
-    The first view holds all whole tiles or blocks, the others the shorter ones at the
-    edges, where the size does not divide the dim.
+    The first holds whole tiles or blocks, others the shorter ones at the edges.
     """
     parts = [x]
     for dim in region:
