@@ -14,8 +14,8 @@ setup:     ## the package alone, in .venv
 
 book:      ## build the site; the chapters train the full model (minutes)
 	$(SETUP) book
-	@echo "Building the book: runs every page whose code changed, then writes the site"
-	@$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo "Building the book: pages whose code changed run first, some for minutes"
+	@$(BIN)/jupyter-book build . -q -W -n --keep-going
 
 test: book ## the book, then every test, the solved labs and the style rules
 	$(SETUP) test

@@ -184,6 +184,13 @@ def explain(command, lines):
     fail(f"{tool} failed.", f"The end of its output is above, all of it in {LOG}.")
 
 
+def quiet_kernels():
+    """Leave out a warning of every kernel: they listen on this machine alone."""
+    settings = VENV / "etc" / "ipython" / "ipython_kernel_config.py"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text('c.IPKernelApp.log_level = "ERROR"\n')
+
+
 def install(extra):
     """The package and its dependencies, at the versions of constraints.txt."""
     key = digest(PINS, str(ROOT))
@@ -196,6 +203,7 @@ def install(extra):
     pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
     constraints = ["--constraint", "constraints.txt"]
     follow(pip + ["install"] + constraints + ["--editable", wanted])
+    quiet_kernels()
     stamp_of(extra).write_text(key)
 
 

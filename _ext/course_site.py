@@ -48,6 +48,16 @@ def configure(app: Sphinx, config: Config) -> None:
         options["launch_buttons"] = {"colab_url": COLAB}
 
 
+def announce_pages(app: Sphinx, env: Any, pages: list[str]) -> None:
+    """Say which page is being run: the one sign of life in a quiet build."""
+    numbers = {page: number for number, page in enumerate(sorted(pages), 1)}
+
+    def announce(app: Sphinx, page: str, source: list[str]) -> None:
+        print(f"  {numbers.get(page, '-')}/{len(numbers)}  {page}", flush=True)
+
+    app.connect("source-read", announce, priority=1)
+
+
 def carry_browser_files(app: Sphinx) -> None:
     """Copy the browser files that the pages load into the site.
 
@@ -125,6 +135,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     front_card.setup(app)
     app.connect("config-inited", configure)
     app.connect("builder-inited", carry_browser_files)
+    app.connect("env-before-read-docs", announce_pages)
     app.connect("html-page-context", finish_page, priority=900)
     app.connect("build-finished", refuse_foreign_loads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
