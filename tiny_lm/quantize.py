@@ -102,8 +102,7 @@ class ScaleRule:
         A scale below FP32's smallest normal number would not divide accurately, so
         regions with an amax below 5e-36 count as zeros.
         """
-        if self.min_amax:
-            amax = amax.clamp(min=self.min_amax)
+        amax = amax.clamp(min=self.min_amax) if self.min_amax else amax
         scale = torch.threshold(amax / E4M3.largest, FP32_SMALLEST_NORMAL, 1.0)
         if not self.power_of_two:
             return scale
@@ -113,9 +112,6 @@ class ScaleRule:
 
 AMAX = ScaleRule()
 DEEPSEEK = ScaleRule(min_amax=1e-4)
-
-
-# --- True codes: what is stored and sent -------------------------------------------
 
 
 def quantize_tiles(
@@ -129,9 +125,8 @@ def quantize_tiles(
     Returns:
         codes: `codes * scale` is x, to within 1/16 of each value or, for the small
             ones, 2^-10 of the scale.
-        scales: positive.
     """
-    padded = F.pad(x.float(), (0, -x.shape[-1] % tile))
+    padded = _padded(x.float(), 0, -x.shape[-1] % tile)
     tiles = rearrange(padded, "... (tiles i) -> ... tiles i", i=tile)
     scales = rule.scales(tiles.abs().amax(-1))
     codes = _encode(tiles / scales.unsqueeze(-1)).flatten(-2)
@@ -165,7 +160,7 @@ def quantize_blocks(
     these scales are called `weight_scale_inv`: they are multiplied, name or no name.
     """
     num_rows, width = weight.shape[-2:]
-    padded = F.pad(weight.float(), (0, -width % block, 0, -num_rows % block))
+    padded = _padded(weight.float(), -num_rows % block, -width % block)
     blocks = rearrange(padded, "... (m i) (k j) -> ... m i k j", i=block, j=block)
     scales = rule.scales(blocks.abs().amax((-3, -1)))
     codes = _encode(blocks / rearrange(scales, "... m k -> ... m 1 k 1"))
@@ -194,9 +189,14 @@ def dequantize_blocks(
     return _decode(codes) * spread[..., :num_rows, :width]
 
 
+def _padded(x: Tensor, num_rows: int, num_columns: int) -> Tensor:
+    # `pad` copies even where there is nothing to add.
+    return F.pad(x, (0, num_columns, 0, num_rows)) if num_rows or num_columns else x
+
+
 def _encode(y: Float[Tensor, "..."]) -> Float8e4m3fn[Tensor, "..."]:
     # Clamped first: up to torch 2.11 the cast makes NaN of what lies beyond 464.
-    return y.clamp(-E4M3.largest, E4M3.largest).to(E4M3.dtype)
+    return y.clamp_(-E4M3.largest, E4M3.largest).to(E4M3.dtype)
 
 
 def _decode(codes: Float8e4m3fn[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -206,8 +206,6 @@ def _decode(codes: Float8e4m3fn[Tensor, "..."]) -> Float[Tensor, "..."]:
     bits = codes.contiguous().view(torch.uint8).flatten().int()
     return values.index_select(0, bits).view(codes.shape)
 
-
-# --- The values that the codes stand for, without making the codes ------------------
 
 # Along which dims of a matrix the values share a scale.
 ALONG_ROWS, ALONG_TOKENS, BLOCKS = (-1,), (0,), (0, -1)
@@ -296,8 +294,7 @@ def _split(x: Tensor, size: int, dim: int) -> list[Tensor]:
     whole = width // size * size
     if whole == width:
         return [x.unflatten(dim, (-1, size))]
-    parts = []
-    if whole:
-        parts.append(x.narrow(dim, 0, whole).unflatten(dim, (-1, size)))
-    short = x.narrow(dim, whole, width - whole)
-    return [*parts, short.unsqueeze(dim - 1 if dim else 0)]
+    short = x.narrow(dim, whole, width - whole).unsqueeze(dim - 1 if dim else 0)
+    if not whole:
+        return [short]
+    return [x.narrow(dim, 0, whole).unflatten(dim, (-1, size)), short]
