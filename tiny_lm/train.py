@@ -168,6 +168,7 @@ def train(job: Job, group: Group, device: torch.device | str) -> dict[str, Any] 
     started = time.perf_counter()
     corpus, *parts = read_corpus(job)
     model = build_model(job.config, group, job.training.seed, device)
+    shard.check_shared(model, group, is_expert)
     with comm.metering() as meter, _progress(job, group) as bar:
         for metrics in steps(job, model, group, tuple(parts)):
             if group.rank == 0:
