@@ -24,7 +24,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from tiny_lm.course.checks.aid import BEGIN, END
-from tiny_lm.course.checks.task import TASKS, Task
+from tiny_lm.course.checks.task import TASKS, Task, tasks_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SOLUTIONS, LABS = ROOT / "solutions", ROOT / "labs"
@@ -51,7 +51,7 @@ def write_all() -> list[Path]:
         solved = build(source)
         print(f"{source.stem}: running it once", flush=True)
         solved = with_outputs(solved)
-        _keep_answers(LABS / f"{source.stem}.ipynb")
+        keep_answers(LABS / f"{source.stem}.ipynb")
         for folder, notebook in ((SOLUTIONS, solved), (LABS, without_answers(solved))):
             path = folder / f"{source.stem}.ipynb"
             path.parent.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def write_all() -> list[Path]:
 
 def build(source: Path) -> NotebookNode:
     """The solved notebook, not yet run."""
-    importlib.import_module(f"tiny_lm.course.checks.{source.stem[3:]}")
+    list_tasks(source.stem)
     notebook = jupytext.read(source, fmt="py:percent")
     cells = [_clean(cell) for cell in notebook.cells]
     first_code = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
@@ -72,6 +72,12 @@ def build(source: Path) -> NotebookNode:
     return nbformat.v4.new_notebook(
         cells=cells, metadata=nbformat.from_dict(KERNEL), nbformat_minor=5
     )
+
+
+def list_tasks(lab: str) -> list[Task]:
+    """The tasks of a lab, from the folder of checks that shares its slug."""
+    importlib.import_module(f"tiny_lm.course.checks.{lab[3:]}")
+    return tasks_of(lab)
 
 
 def _clean(cell: NotebookNode) -> NotebookNode:
@@ -205,7 +211,7 @@ def stub(source: str, grade_id: str) -> str:
     def cut(found: re.Match[str]) -> str:
         lines = [x for x in found["lines"].splitlines() if x.strip()]
         body = (
-            f"# (about {len(lines)} lines)\n"
+            f"# (about {len(lines)} line{'s' * (len(lines) > 1)})\n"
             f'raise NotImplementedError("Task {task.id}: {task.name}")'
         )
         return textwrap.indent(body, found["indent"])
@@ -213,7 +219,7 @@ def stub(source: str, grade_id: str) -> str:
     return CUT.sub(cut, source)
 
 
-def _keep_answers(path: Path) -> None:
+def keep_answers(path: Path) -> None:
     """Put a lab that somebody worked in aside, before it is written anew."""
     if not path.is_file():
         return

@@ -26,7 +26,7 @@ def _config(shape: Shape) -> ModelConfig:
         num_dense_layers=num_layers,
         d_ffn=d_ffn,
         attention=MHAConfig(num_heads=1, num_kv_heads=1, d_head=d_model),
-        max_len=seq_len,
+        max_len=max(seq_len, 1),  # a length of 0 asks for the weights alone
     )
 
 

@@ -1,0 +1,93 @@
+"""Whole labs under nbval: solved they pass, unsolved they fail at their tasks alone."""
+
+import os
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+
+from tiny_lm.course import labs
+
+SOURCES = sorted(labs.SOLUTIONS.glob("[0-9][0-9]_*.py"))
+each_lab = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+
+
+@pytest.fixture
+def nbval(tmp_path):
+    """Run a notebook as an instructor would; what came out of each cell."""
+
+    def run(notebook):
+        report = tmp_path / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest"]
+        command += ["-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
+        command += ["--nbval-cell-timeout", "120", f"--junitxml={report}"]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": "",  # an instructor has no shape checks in the way
+            "TINY_LM_PIECES": str(tmp_path / "pieces"),
+            "TINY_LM_LAB_SECONDS": "0.5",
+            "OMP_NUM_THREADS": "1",
+        }
+        ran = subprocess.run(
+            [*command, str(notebook)],
+            cwd=labs.ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert report.is_file(), ran.stdout + ran.stderr
+        return [outcome_of(case) for case in ElementTree.parse(report).iter("testcase")]
+
+    return run
+
+
+def outcome_of(case):
+    """(grade id or None, passed): a skipped cell counts as not passed."""
+    properties = {p.get("name"): p.get("value") for p in case.iter("property")}
+    kinds = {child.tag for child in case} - {"properties"}
+    return properties.get("grade_id"), not kinds & {"failure", "error", "skipped"}
+
+
+def failed(outcomes):
+    return [grade_id for grade_id, passed in outcomes if not passed]
+
+
+def checks_of(source):
+    return [
+        f"check_{task.id.replace('.', '_')}" for task in labs.list_tasks(source.stem)
+    ]
+
+
+@each_lab
+def test_solved_lab_passes(source, nbval):
+    outcomes = nbval(labs.SOLUTIONS / f"{source.stem}.ipynb")
+    assert failed(outcomes) == []
+    assert [grade_id for grade_id, _ in outcomes if grade_id] == checks_of(source)
+
+
+@each_lab
+def test_unsolved_lab_fails_at_its_tasks_alone(source, nbval):
+    outcomes = nbval(labs.LABS / f"{source.stem}.ipynb")
+    assert failed(outcomes) == checks_of(source)
+
+
+@each_lab
+def test_one_solved_task_passes_and_the_others_fail(source, nbval, tmp_path):
+    """A learner solves the third task alone; the lab still runs to its end."""
+    third = checks_of(source)[2]
+    answer = third.replace("check", "answer")
+    lab = nbformat.read(labs.LABS / f"{source.stem}.ipynb", as_version=4)
+    solved = nbformat.read(labs.SOLUTIONS / f"{source.stem}.ipynb", as_version=4)
+    sources = {cell.id: cell.source for cell in solved.cells}
+    for cell in lab.cells:
+        if cell.id == answer:
+            cell.source = sources[answer]
+    path = tmp_path / source.with_suffix(".ipynb").name
+    nbformat.write(lab, path)
+    outcomes = nbval(path)
+    assert failed(outcomes) == [c for c in checks_of(source) if c != third]
+    kept = [file.stem for file in (tmp_path / "pieces").rglob("*.py")]
+    assert kept == [labs.list_tasks(source.stem)[2].name]
