@@ -149,18 +149,12 @@ def progress(line, count, started):
         say(shown)
 
 
-def follow(command, **options):
+def follow(command):
     """Run a command, write its output to the log, show its progress."""
     count, started, lines = 0, time.monotonic(), []
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        universal_newlines=True,
-        cwd=str(ROOT),
-        **options,
-    )
-    with LOG.open("a") as log:
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, universal_newlines=True, cwd=str(ROOT), **piped)
+    with process, LOG.open("a") as log:
         for line in process.stdout:
             log.write(line)
             lines.append(line)
@@ -169,7 +163,7 @@ def follow(command, **options):
                 progress(line, count, started)
     if sys.stdout.isatty():
         print()
-    if process.wait():
+    if process.returncode:
         explain(command, lines)
 
 
