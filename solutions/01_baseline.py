@@ -26,6 +26,7 @@
 # `hint(1)`, `hint(2)` and `hint(3)` go from a nudge to almost the line; nobody counts them.
 # `show_solution()` shows ours once you have tried.
 # Below each check, `pieces.use` hands on your function if it passed and tiny_lm's own if not, so you can skip a task and come back.
+# (*Run all* stops at the first task that is not solved: go on below it by hand.)
 
 # %%
 import lzma
@@ -46,6 +47,8 @@ from tiny_lm.course.checks import baseline as check
 from tiny_lm.course.checks import hint, show_solution  # noqa: F401
 from tiny_lm.course.clock import steps_within
 from tiny_lm.layers import RMSNorm, SwiGLU, rotary_table, rotate
+
+torch.set_num_threads(1)  # matrices as small as ours gain nothing from a second
 
 # %% [markdown]
 # The text to learn from is on your machine already: the source of Python's standard library, and the texts behind `help()`.
@@ -149,9 +152,10 @@ next_byte_batch = pieces.use("baseline.next_byte_batch", next_byte_batch)
 
 # %%
 inputs, targets = next_byte_batch(train, 4, 12, torch.Generator().manual_seed(1))
+row = max(range(4), key=lambda b: len(inputs[b].unique()))
 for t in range(inputs.shape[1]):
-    read = data.decode(inputs[0, : t + 1])
-    print(f"{read!r:>20} → {data.decode(targets[0, t : t + 1])!r}")
+    read = data.decode(inputs[row, : t + 1])
+    print(f"{read!r:>20} → {data.decode(targets[row, t : t + 1])!r}")
 
 # %% [markdown]
 # ## Task 1.3
@@ -471,7 +475,7 @@ for step, gone in steps_within(seconds=20):
     batch = next_byte_batch(train, BATCH_SIZE, SEQ_LEN, generator)
     losses.append(training_step(model, optimizer, *batch, max_norm=1.0))
     if gone >= shown / 4:
-        print(f"after {step + 1} steps: {write('def ', 60, 0.8, 0.95)!r}")
+        print(f"step {step + 1:4}: {write('def ', 60, 0.8, 0.95)!r}")
         shown += 1
 step_s = (time.perf_counter() - start) / len(losses)
 print(
@@ -497,7 +501,7 @@ for name, bits in sorted(ladder.items(), key=lambda rung: -rung[1]):
 # Half a minute beats every table, and most likely not `zlib`: the compressor searches the last 32,768 bytes, your model sees 64 and has read a small part of the text.
 # Set `seconds=120` above, or `SEQ_LEN = 128`, and see how far down the ladder you get.
 #
-# > **Predict.** With top-p 0.9, how many of the 256 bytes are left to draw from, at a typical position? 3, 30 or 100?
+# > **Predict.** With top-p 0.9, how many of the 256 bytes are left to draw from, at a typical position? Fewer than 10, about 40 or more than 100?
 
 # %%
 with torch.no_grad():

@@ -182,7 +182,7 @@ def test_lab_asks_for_predictions(source):
 @each_lab
 def test_first_code_cell_is_the_set_up(source):
     first = code_of(read(labs.LABS, source))[0]
-    assert first.metadata.tags == ["set-up"]
+    assert first.metadata.tags == ["set-up", "hide-input"]
     assert first.source.splitlines()[-1].startswith("set_up(repository=")
     assert "tiny_lm.course" not in first.source.replace("`", "")
 

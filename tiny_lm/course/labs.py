@@ -102,7 +102,11 @@ def bootstrap_cell() -> NotebookNode:
     title = "#@title Run this cell first: it finds or installs the course"
     cell = nbformat.v4.new_code_cell(f"{title}\n{body}\n\n{call}")
     cell.metadata = nbformat.from_dict(
-        {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": ["set-up"]}
+        {
+            "cellView": "form",
+            "jupyter": {"source_hidden": True},
+            "tags": ["set-up", "hide-input"],
+        }
     )
     return cell
 

@@ -102,10 +102,7 @@ class Answer:
         said = f"{type(error).__name__}: {error}".strip()
         said = said if len(said) <= MESSAGE else said[:MESSAGE] + " …"
         line = self._learners_line(error.__traceback__)
-        if line:
-            got = f"an error in {line}\n{said}"
-        else:
-            got = f"an error before its first line ran\n{said}"
+        got = f"{said}\n{line or 'before its first line ran'}"
         known = (say for part, say in self.errors if part in str(error))
         return {
             "on": self.call(arguments),
@@ -122,7 +119,7 @@ class Answer:
             if frame.f_globals is own:
                 code = frame.f_code
                 text = linecache.getline(code.co_filename, number).strip()
-                found = f"line {number} of the cell, in {code.co_name}:  {text}"
+                found = f"in {code.co_name}, line {number} of its cell:\n  {text}"
         return found
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Known = Iterable[tuple[Any, str]]
+FEW = 16  # a tensor of more entries is compared in a message by one of them
 SHOWN = 6  # entries of a row, and rows of a matrix, that a message shows
 
 
@@ -59,7 +60,17 @@ def expect(
             f"{show(got)}, shape {shape(got)}",
             recognise(got, known, tolerance),
         )
-    raise Mismatch(on, wanted, got, recognise(got, known, tolerance))
+    because = recognise(got, known, tolerance)
+    if torch.as_tensor(wanted).numel() > FEW:
+        wanted, got = _worst_entry(wanted, got)
+    raise Mismatch(on, wanted, got, because)
+
+
+def _worst_entry(wanted: Tensor, got: Tensor) -> tuple[str, str]:
+    """Two large tensors by the entry in which they differ most."""
+    gap = (wanted.double() - got.double()).abs().nan_to_num(torch.inf)
+    at = tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape))
+    return f"{show(wanted[at])} at {list(at)}", f"{show(got[at])} there"
 
 
 def recognise(got: Any, known: Known, tolerance: float = 1e-4) -> str:

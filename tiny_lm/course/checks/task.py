@@ -120,10 +120,16 @@ class Task:
         """Check an answer and print what holds.
 
         Raises:
-            CheckFailed: a property does not hold, or the stub is still in place.
+            CheckFailed: a property does not hold, the stub is still in place, or the
+                reference was handed in, to which the name belongs after `pieces.use`.
         """
         global _last
         _last = self
+        if function is self.reference:
+            raise CheckFailed(
+                f"Task {self.id}: {self.name} is tiny_lm's own now, standing in for "
+                "yours. Run the cell with your answer again, then this one."
+            )
         outcome = self.outcome(function)
         self.attempts += outcome.done
         self.accepted = function if outcome.holds else None

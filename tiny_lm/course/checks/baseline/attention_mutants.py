@@ -40,7 +40,7 @@ def heads_apart(q, k, v, num_heads):
     return _split(_attention(q, k, v, num_heads), num_heads)
 
 
-@wrong(task_1_3, "same_shape", "in heads_never_split:")
+@wrong(task_1_3, "same_shape", "Two shapes do not fit")
 def heads_never_split(q, k, v, num_heads):
     q, k = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k))
     return (q @ k.transpose(-1, -2)).softmax(-1) @ v

@@ -115,26 +115,28 @@ def next_byte(answer: Answer) -> None:
             got=f"inputs {show(inputs)}",
             because="A window is one piece of the text: its bytes are neighbours.",
         )
-    row = inputs[0]
-    expect(
-        targets,
-        inputs + 1,
-        on=f"tokens = [0, 1, 2, …, 59], seq_len 5; inputs {show(row)}, …",
-        known=[
-            (
-                inputs,
-                "Each byte is asked to predict itself: a model learns that in no "
-                "time, and has learned nothing.",
-            ),
-            (inputs - 1, "These are the bytes before. Shift the other way."),
-            (inputs + 2, "This is the byte after the next one."),
-            (
-                inputs.roll(-1, 1),
-                "The row was turned round: its last target is its "
-                "own first byte. One more byte of the text is needed.",
-            ),
-        ],
-    )
+    for row, after in zip(inputs, targets, strict=True):
+        expect(
+            after,
+            row + 1,
+            on=f"tokens = [0, 1, 2, …, 59], seq_len 5; inputs {show(row)}, …",
+            known=[
+                (row, ITSELF),
+                (row - 1, "These are the bytes before. Shift the other way."),
+                (row + 2, "This is the byte after the next one."),
+                (row.roll(-1), TURNED),
+            ],
+        )
+
+
+ITSELF = (
+    "Each byte is asked to predict itself: a model learns that in no time, and has "
+    "learned nothing."
+)
+TURNED = (
+    "The row was turned round: its last target is its own first byte. One more byte of "
+    "the text is needed."
+)
 
 
 @task_1_2.property("every start is drawn, the first and the last included")

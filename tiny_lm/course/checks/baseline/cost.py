@@ -49,7 +49,6 @@ task_1_4 = Task(
     minutes=20,
     points=3,
     reference=dense_cost,
-    errors=(("too many values to unpack", "Return two numbers."),),
     hints=(
         """
         List the matrices of one layer with their shapes: four in the attention, three
@@ -96,7 +95,10 @@ def parameters_by_hand(answer: Answer) -> None:
         (212, "40 are missing: the head, a second matrix of V D."),
         (172, "80 are missing: the embedding and the head stand outside the layers."),
         (220, "32 are missing: a SwiGLU has three matrices, gate, up and down."),
-        (236, "16 are missing: attention has four matrices, and the output is one."),
+        (
+            236,
+            "16 are missing: queries, keys, values and the output make four matrices.",
+        ),
         (240, "12 are missing: three norms of D weights each."),
         (248, "4 are missing: the norm before the head."),
         (244, "8 are missing: two norms in each layer, one before each half."),
@@ -160,7 +162,7 @@ def flops_by_hand(answer: Answer) -> None:
         return
     known = [(value, say) for n in (212, 200) for value, say in _slips(n)]
     raise Mismatch(
-        on=f"{ON_HAND}; 212 parameters without the embedding",
+        on=f"{ON_HAND}\n212 parameters without the embedding",
         wanted="6 FLOPs for each, and 48 for scores and mixing: 1,320",
         got=f"{got:,.0f}",
         because=recognise(got, known, tolerance=1e-9),

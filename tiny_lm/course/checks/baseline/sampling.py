@@ -158,7 +158,7 @@ def keeps_the_nucleus(answer: Answer) -> None:
 
 READ = (
     "The sorting was applied a second time, not undone. To undo it, write at its "
-    "indices (`kept[order] = …`); reading at them sorts once more."
+    "indices; reading at them sorts once more."
 )
 
 

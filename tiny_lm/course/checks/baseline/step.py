@@ -50,6 +50,11 @@ task_1_5 = Task(
             "(B, T, V) to (B T, V), and the targets to (B T).",
         ),
         (
+            "is invalid for input of size",
+            "Is a size written into that line as a number? This model knows 2 bytes, "
+            "not 256: take sizes from the tensors.",
+        ),
+        (
             "does not require grad",
             "The loss has lost its way back to the weights: no .item(), .detach() or "
             "torch.no_grad() before backward().",
@@ -88,12 +93,13 @@ class Bigrams(nn.Module):
         return logits if self.bias is None else logits + self.bias
 
 
-# Two bytes that take turns. Every probability is 1/2 at first, so the gradient of each
-# of the four weights is ±(1/2) / 2 positions, and its norm is 1/2.
-TURNS = (torch.tensor([[0, 1]]), torch.tensor([[1, 0]]))
+# Two bytes that take turns. Every probability is 1/2 at first, so byte 0, which comes
+# at two of the three positions, has the gradient ±(1/2) · 2/3, and byte 1 ±(1/2) · 1/3.
+TURNS = (torch.tensor([[0, 1, 0]]), torch.tensor([[1, 0, 1]]))
+STEP = torch.tensor([-1 / 3, 1 / 3, 1 / 6, -1 / 6])
 ON_TURNS = (
-    "a model of 2 bytes whose 4 weights are 0, inputs [[0, 1]], targets [[1, 0]],\n"
-    "SGD with lr 1, max_norm "
+    "a model of 2 bytes whose 4 weights are 0, inputs [[0, 1, 0]],\n"
+    "targets [[1, 0, 1]], SGD with lr 1, max_norm "
 )
 
 
@@ -110,7 +116,7 @@ def returns_the_loss(answer: Answer) -> None:
     model = Bigrams(2)
     got = answer(model, _sgd(model), *TURNS, 1.0)
     nats = math.log(2)
-    after = math.log(1 + math.exp(-0.5))
+    after = (2 * math.log(1 + math.exp(-2 / 3)) + math.log(1 + math.exp(-1 / 3))) / 3
     expect(
         got,
         nats,
@@ -118,12 +124,15 @@ def returns_the_loss(answer: Answer) -> None:
         known=[
             (1.0, "This is in bits. Training counts in nats, as F.cross_entropy does."),
             (
-                2 * nats,
+                3 * nats,
                 "This is the sum over positions: with it, a longer sequence "
                 "would mean a longer step. Take the mean.",
             ),
             (after, "This is the loss after the step: the model was asked again."),
-            ([nats, nats], "This is a loss for each position. Wanted is their mean."),
+            (
+                [nats, nats, nats],
+                "This is a loss for each position. Wanted is their mean.",
+            ),
         ],
     )
 
@@ -132,21 +141,20 @@ def returns_the_loss(answer: Answer) -> None:
 def one_step(answer: Answer) -> None:
     model = Bigrams(2)
     answer(model, _sgd(model), *TURNS, 1.0)
-    wanted = torch.tensor([-0.25, 0.25, 0.25, -0.25])
     expect(
         _weights(model),
-        wanted,
+        STEP,
         on=ON_TURNS + "1",
         known=[
             (torch.zeros(4), _why_nothing_moved(model)),
-            (-wanted, "The weights went uphill. Who changed the sign?"),
+            (-STEP, "The weights went uphill. Who changed the sign?"),
             (
-                2 * wanted,
+                STEP / STEP.norm(),
                 "The gradient was made exactly max_norm long. A short one is "
                 "left as it is; or the loss is a sum, not a mean.",
             ),
             (
-                wanted / math.log(2),
+                STEP / math.log(2),
                 "The loss was in bits: the step is 1.44 times as long as it should be.",
             ),
         ],

@@ -52,10 +52,14 @@ def no_return(model, optimizer, inputs, targets, max_norm):
 
 @wrong(task_1_5, "returns_the_loss", "one row of logits for each target")
 def not_flattened(model, optimizer, inputs, targets, max_norm):
-    # The tasks' models have as many bytes as positions, which hides the mistake; a
-    # vocabulary apart from it does not.
-    logits = torch.cat([model(inputs), model(inputs)], dim=-1)
-    loss = F.cross_entropy(logits, targets)
+    loss = F.cross_entropy(model(inputs), targets)
+    _apply(model, optimizer, loss, max_norm)
+    return loss.item()
+
+
+@wrong(task_1_5, "returns_the_loss", "take sizes from the tensors")
+def size_as_a_number(model, optimizer, inputs, targets, max_norm):
+    loss = F.cross_entropy(model(inputs).view(-1, 256), targets.view(-1))
     _apply(model, optimizer, loss, max_norm)
     return loss.item()
 
@@ -162,7 +166,6 @@ def clipped_one_by_one(model, optimizer, inputs, targets, max_norm):
 
 @wrong(task_1_5, "clips", "Is `max_norm` used?")
 def clipped_to_one(model, optimizer, inputs, targets, max_norm):
-    # The gradient of this check is shorter than 1, so only a forced length shows.
     loss = _loss(model, inputs, targets)
     optimizer.zero_grad()
     loss.backward()
