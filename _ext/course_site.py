@@ -5,6 +5,7 @@ elsewhere. What the pages need from npm is copied beside them.
 """
 
 import shutil
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,24 @@ REPAIRS = {
 }
 
 
+def repository(root: Path) -> str:
+    """The course's public address, or nothing while there is none."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    return project.get("urls", {}).get("Repository", "")
+
+
 def configure(app: Sphinx, config: Config) -> None:
     """Set what depends on the code or on the repository's address."""
     build = Path(app.outdir).parent
     folder = execution_key.cache_folder(Path(app.srcdir), build)
     config.nb_execution_cache_path = str(folder)
-    options = config.html_theme_options
-    if options.get("repository_url"):
-        options["use_repository_button"] = True
-        options["launch_buttons"] = {"colab_url": COLAB}
+    address = repository(Path(app.srcdir))
+    config.html_theme_options |= {
+        "repository_url": address,
+        "repository_branch": "main",
+        "use_repository_button": bool(address),
+        "launch_buttons": {"colab_url": COLAB} if address else {},
+    }
 
 
 def announce_pages(app: Sphinx, env: Any, pages: list[str]) -> None:

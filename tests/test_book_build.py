@@ -13,7 +13,10 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ("_config.yml", "_ext", "_static", "references.bib", "constraints.txt")
+SHARED = (
+    *("_config.yml", "_ext", "_static", "references.bib"),
+    *("constraints.txt", "pyproject.toml"),
+)
 sys.path.insert(0, str(ROOT / "_ext"))
 import execution_key  # noqa: E402
 
@@ -120,16 +123,18 @@ def test_the_card_has_a_line_for_each_sentence_and_a_list_of_facts(book):
 
 
 def test_colab_and_source_buttons_wait_for_a_public_address(book):
-    settings = book / "_config.yml"
     assert "colab" not in page(book, "labs/01_lab").lower()
     assert "source-repository-button" not in page(book, "labs/01_lab")
-    replace(settings, 'url: ""', "url: https://github.com/someone/course")
+    project = book / "pyproject.toml"
+    without = project.read_text()
+    address = 'Repository = "https://github.com/someone/course"'
+    replace(project, "[project.urls]", f"[project.urls]\n{address}")
     lab = page(book, "labs/01_lab")
     assert "/github/someone/course/blob/main/labs/01_lab.ipynb" in lab
     assert "source-repository-button" in lab
     chapter = (book / "_build" / "html" / "chapters" / "index.html").read_text()
     assert "colab" not in chapter.lower(), "Colab cannot open a Markdown page"
-    replace(settings, "url: https://github.com/someone/course", 'url: ""')
+    project.write_text(without)
 
 
 def test_the_build_stops_at_a_picture_from_another_server(book):
