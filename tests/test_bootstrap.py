@@ -21,7 +21,7 @@ class Calls(list):
 def calls(monkeypatch):
     made = Calls()
 
-    def run(command, check=False, **_):
+    def run(command, **_):
         command = [str(part) for part in command]
         made.append(command)
         code = int(bool(made.fail) and made.fail in command)
@@ -105,6 +105,9 @@ def test_the_labs_own_version_is_fetched_and_else_the_newest(
     bootstrap.fetch_course(address, "v1")
     assert "--branch" not in calls[-1]
     assert "taking the newest" in capsys.readouterr().out
+    calls.fail = address
+    with pytest.raises(RuntimeError, match="git could not fetch"):
+        bootstrap.fetch_course(address, "v1")
 
 
 def test_the_course_is_found_here_above_and_one_below(course, monkeypatch):

@@ -57,7 +57,8 @@ def fetch_course(repository: str, tag: str) -> Path:
     wanted = subprocess.run([*clone, "--branch", tag, repository, folder])
     if wanted.returncode:
         print(f"No version {tag} there: taking the newest.")
-        subprocess.run([*clone, repository, folder], check=True)
+        if subprocess.run([*clone, repository, folder]).returncode:
+            raise RuntimeError(f"git could not fetch {repository}; is it reachable?")
     return folder
 
 
