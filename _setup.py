@@ -191,8 +191,9 @@ def install(extra):
     if any(up_to_date(stamp_of(e), key) for e in (extra, *CONTAINED_IN[extra])):
         return
     wanted = f".[{extra}]" if extra else "."
-    say(f"Installing {wanted} into .venv (the first time: 2 to 5 minutes)")
-    if sys.platform == "linux" and not shutil.which("nvidia-smi"):
+    first = not any(VENV.glob("lib/*/site-packages/torch"))
+    say(f"Installing {wanted} into .venv" + " (1 to 5 minutes)" * first)
+    if first and sys.platform == "linux" and not shutil.which("nvidia-smi"):
         say("  torch may bring CUDA along; README.md: how to take the small CPU build")
     pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
     constraints = ["--constraint", "constraints.txt"]
