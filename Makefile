@@ -15,7 +15,7 @@ setup:     ## the package alone, in .venv
 book:      ## build the site; the chapters train the full model (minutes)
 	$(SETUP) book
 	@echo "Building the book: pages whose code changed run first, some for minutes"
-	@$(BIN)/jupyter-book build . -q -W -n --keep-going
+	@$(BIN)/jupyter-book build . -q -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
 
 test: book ## the book, then every test, the solved labs and the style rules
 	$(SETUP) test

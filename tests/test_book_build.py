@@ -75,6 +75,9 @@ def book(tmp_path_factory) -> Path:
     (folder / "chapters" / "index.md").write_text(HEADER + PAGE)
     write_lab(folder / "labs" / "01_lab.ipynb")
     (folder / "_toc.yml").write_text(TOC)
+    for other in (".pytest_cache", ".venv/lib", "runs", "labs/.ipynb_checkpoints"):
+        (folder / other).mkdir(parents=True)
+        (folder / other / "README.md").write_text("# Not a page of the book\n")
     return folder
 
 
