@@ -46,10 +46,10 @@ def repository(root: Path) -> str:
 
 def configure(app: Sphinx, config: Config) -> None:
     """Set what depends on the code or on the repository's address."""
-    build = Path(app.outdir).parent
-    folder = execution_key.cache_folder(Path(app.srcdir), build)
-    config.nb_execution_cache_path = str(folder)
-    address = repository(Path(app.srcdir))
+    root, build = Path(app.srcdir), Path(app.outdir).parent
+    config.nb_execution_cache_path = str(execution_key.cache_folder(root, build))
+    config.course_look = execution_key.digest(root, execution_key.look(root))
+    address = repository(root)
     config.html_theme_options |= {
         "repository_url": address,
         "repository_branch": "main",
@@ -143,6 +143,7 @@ def refuse_foreign_loads(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     front_card.setup(app)
+    app.add_config_value("course_look", "", "html")  # a new look rewrites all pages
     app.connect("config-inited", configure)
     app.connect("builder-inited", carry_browser_files)
     app.connect("env-before-read-docs", announce_pages)

@@ -19,13 +19,23 @@ def inputs(root: Path) -> list[Path]:
     return sorted([*code, *recorded, *root.glob("constraints.txt")])
 
 
-def execution_key(root: Path) -> str:
-    """One short name for the state of the code, its pins and its Python."""
-    state = hashlib.sha256(platform.python_version().encode())
-    for path in inputs(root):
+def look(root: Path) -> list[Path]:
+    """Files that change how every page looks: styles and this extension."""
+    return sorted(p for f in ("_static", "_ext") for p in root.glob(f"{f}/*.*"))
+
+
+def digest(root: Path, paths: list[Path], start: str = "") -> str:
+    """One short name for the names and contents of some files."""
+    state = hashlib.sha256(start.encode())
+    for path in paths:
         state.update(path.relative_to(root).as_posix().encode())
         state.update(hashlib.sha256(path.read_bytes()).digest())
     return state.hexdigest()[:16]
+
+
+def execution_key(root: Path) -> str:
+    """One short name for the state of the code, its pins and its Python."""
+    return digest(root, inputs(root), platform.python_version())
 
 
 def cache_folder(root: Path, build: Path) -> Path:

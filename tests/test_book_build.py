@@ -125,6 +125,14 @@ def test_the_card_has_a_line_for_each_sentence_and_a_list_of_facts(book):
     assert card.count("<li>") == 3 and card.count("<strong>") == 4
 
 
+def test_a_changed_style_reaches_the_site(book):
+    page(book)
+    (book / "_static" / "course.css").write_text("/* another look */")
+    page(book)
+    built = book / "_build" / "html" / "_static" / "course.css"
+    assert built.read_text() == "/* another look */"
+
+
 def test_colab_and_source_buttons_wait_for_a_public_address(book):
     assert "colab" not in page(book, "labs/01_lab").lower()
     assert "source-repository-button" not in page(book, "labs/01_lab")

@@ -7,6 +7,7 @@ skipped, and say so; where CI is set they fail instead.
 import functools
 import http.server
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,11 @@ SILENT = """() => [...document.querySelectorAll(".bd-article img, .bd-article sv
   .filter(e => (e.alt ?? e.getAttribute("aria-label") ?? "").trim().length < 20)
   .map(e => e.outerHTML.slice(0, 160))"""
 
+# A table that stayed a row of bars, a directive or a role that nothing read.
+RAW_MARKUP = re.compile(
+    r"\|\s*[-—]+\s*\|.*|^:::.*|\{(ref|term|cite|doc)\}`.*", re.MULTILINE
+)
+
 AXE_RUN = """async () => {
   const found = await axe.run({resultTypes: ["violations"]});
   const show = nodes => nodes.slice(0, 3).map(node => node.html.slice(0, 120));
@@ -181,7 +187,9 @@ def test_a_page_is_readable_without_javascript(browser, address):
     for name in pages():
         page.goto(f"{address}/{name}")
         assert page.locator(".bd-article h1").is_visible()
-        assert len(page.locator(".bd-article").inner_text()) > 100
+        text = page.locator(".bd-article").inner_text()
+        assert len(text) > 100
+        assert not RAW_MARKUP.search(text), f"{name}: {RAW_MARKUP.search(text)[0]}"
     context.close()
 
 
