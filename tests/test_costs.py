@@ -21,6 +21,7 @@ from tiny_lm.costs import (
     DAY_S,
     FP32_RECIPE,
     PUBLISHED_FLOPS_PER_TOKEN,
+    PUBLISHED_MFU,
     V3_RECIPE,
     V3_RUN,
     decode_exchange_s,
@@ -158,6 +159,8 @@ def test_one_counter_gives_the_published_throughput_and_utilization():
     assert [round(value) for value in tflops] == [386, 433]  # published: 385, 432
     assert round(100 * v3_utilization(), 1) == 39.0  # published: 38.94
     assert round(100 * v3_utilization(causal=False), 1) == 43.8  # published: 43.73
+    for causal, published in PUBLISHED_MFU.items():
+        assert v3_utilization(causal) == pytest.approx(published, rel=0.002)
 
 
 def test_hours_derived_from_flops_meet_the_hours_published_for_pretraining():

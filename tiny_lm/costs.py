@@ -196,7 +196,8 @@ V3_RUN = PublishedRun(
     excludes="earlier research and ablations",
 )
 
-# Source: deepseek_isca, table 2
+# Source: deepseek_isca, tables 2 and 4
+PUBLISHED_MFU = {True: 0.3894, False: 0.4373}  # keys: causal attention, or full
 PUBLISHED_FLOPS_PER_TOKEN = {
     "deepseek_v2": 155e9,
     "deepseek_v3": 250e9,
