@@ -27,7 +27,6 @@ from tiny_lm.course.experiments.corpus import (
 from tiny_lm.course.experiments.plan import Experiment, Run, Scale
 from tiny_lm.course.experiments.pool import Pool
 from tiny_lm.course.experiments.products import (
-    check_grouped,
     precision,
     products_for,
 )
@@ -170,7 +169,6 @@ def main(arguments: list[str] | None = None) -> None:
         return
     session = _session(args, sources)
     print(f"text: {asdict(session.pool.store.text)}", file=sys.stderr)
-    check_grouped(products_for(args.device), args.device)
     session.record(args.only or NAMES)
 
 
