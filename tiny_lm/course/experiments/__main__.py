@@ -5,6 +5,7 @@ Source: course
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -134,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _commit() -> str:
     """The commit of the code, and whether something was changed since."""
+    if not shutil.which("git"):
+        return "unknown"
     say = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     told = subprocess.run(say, cwd=ROOT, capture_output=True, text=True, check=False)
     return told.stdout.strip() or "unknown"
