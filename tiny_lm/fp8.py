@@ -37,6 +37,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from tiny_lm.config import FP8Config
 from tiny_lm.layers import Products, grouped_linear
+from tiny_lm.matmul import outer, times
 from tiny_lm.quantize import (
     ALONG_ROWS,
     ALONG_TOKENS,
@@ -142,7 +143,7 @@ class _Product(torch.autograd.Function):
         w = rounded_weight(weight, block)
         ctx.save_for_backward(x, w, ends)
         ctx.tile = tile
-        return x @ w.T if ends is None else grouped_linear(x, w, ends)
+        return times(x, w) if ends is None else grouped_linear(x, w, ends)
 
     @staticmethod
     @once_differentiable
@@ -162,13 +163,13 @@ class _Product(torch.autograd.Function):
 
 def _input_gradient(grad: Tensor, w: Tensor, ends: Tensor | None) -> Tensor:
     if ends is None:
-        return grad @ w
+        return times(grad, w.T)
     return grouped_linear(grad, w.transpose(1, 2), ends)
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, ends: Tensor | None) -> Tensor:
     if ends is None:
-        return grad.T @ x
+        return outer(grad, x)
     if len(x) == 0:
         return x.new_zeros(len(ends), grad.shape[1], x.shape[1])
     return F.grouped_mm(grad.T, x, offs=ends)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tiny_lm.matmul import linear
+
 
 @runtime_checkable
 class Matmul(Protocol):
@@ -77,14 +79,14 @@ class Products:
     row_multiple: int = 1
 
 
-PLAIN = Products(linear=F.linear, grouped=grouped_linear)
+PLAIN = Products(linear=linear, grouped=grouped_linear)
 
 
 class Linear(nn.Module):
     """A linear map whose product is chosen from outside."""
 
     def __init__(
-        self, d_in: int, d_out: int, matmul: Matmul = F.linear, bias: bool = False
+        self, d_in: int, d_out: int, matmul: Matmul = linear, bias: bool = False
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
@@ -159,7 +161,7 @@ class SwiGLU(nn.Module):
     Source: swiglu
     """
 
-    def __init__(self, d_model: int, d_ffn: int, matmul: Matmul = F.linear) -> None:
+    def __init__(self, d_model: int, d_ffn: int, matmul: Matmul = linear) -> None:
         super().__init__()
         self.gate_up = Linear(d_model, 2 * d_ffn, matmul)
         self.down = Linear(d_ffn, d_model, matmul)

@@ -23,7 +23,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tiny_lm import costs, data, runs
+from tiny_lm import costs, data, memory, runs
 from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
@@ -169,6 +169,7 @@ def train(job: Job, group: Group, device: torch.device | str) -> dict[str, Any] 
     corpus, *parts = read_corpus(job)
     model = build_model(job.config, group, job.training.seed, device)
     shard.check_shared(model, group, is_expert)
+    memory.settle()
     with comm.metering() as meter, _progress(job, group) as bar:
         for metrics in steps(job, model, group, tuple(parts)):
             if group.rank == 0:

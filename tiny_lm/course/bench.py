@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tiny_lm import costs
+from tiny_lm import costs, memory
 from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
 from tiny_lm.course.oracle import transformers_config
 from tiny_lm.gpus import comm, launch, mesh
@@ -69,6 +69,7 @@ def our_step(config: ModelConfig, group: Group | None = None) -> Step:
     model = build_model(config, group, seed=0)
     optimizer = build_optimizer(model, TRAINING)
     tokens = _tokens(TRAINING.batch_size // group.size)
+    memory.settle()
     return lambda: train_step(model, optimizer, tokens, group, clip=1.0)
 
 
@@ -81,6 +82,7 @@ def transformers_step(config: ModelConfig, experts: str) -> Step:
     ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     tokens = _tokens()
+    memory.settle()
 
     def step() -> None:
         logits = model(tokens[:, :-1]).logits
