@@ -41,13 +41,10 @@ def expert_ids(experts: Tensor, num_experts: int, on: str) -> Tensor:
     wanted, got = f"expert ids, from 0 to {num_experts - 1}", show(experts)
     if experts.is_floating_point() or experts.dtype == torch.bool:
         raise Mismatch(on, wanted, got, NO_IDS)
-    if experts.min() < 0 or experts.max() >= num_experts:
-        raise Mismatch(
-            on,
-            wanted,
-            got,
-            f"Counting from 0, no expert is {_out(experts, num_experts)}.",
-        )
+    outside = experts[(experts < 0) | (experts >= num_experts)].tolist()
+    if outside:
+        because = f"Experts are counted from 0, so none is number {outside[0]}."
+        raise Mismatch(on, wanted, got, because)
     if (experts.sort(-1).values.diff(dim=-1) == 0).any():
         raise Mismatch(on, "different experts for one token", got, TWICE)
     return experts.long()
@@ -58,11 +55,6 @@ NO_IDS = (
     "places where they stood: which of the two are experts?"
 )
 TWICE = "A token has chosen the same expert more than once."
-
-
-def _out(experts: Tensor, num_experts: int) -> int:
-    """An id that is none."""
-    return int(experts[(experts < 0) | (experts >= num_experts)][0])
 
 
 Shares = list[dict[int, float]]  # for each token, the weight of each chosen expert

@@ -143,11 +143,6 @@ def weights_normalised_again(x, experts, weights, gate_up, down):
     return _loop(x, experts, weights, gate_up, down)
 
 
-@wrong(task_2_4, "own_experts", "This is the mean")
-def averaged(x, experts, weights, gate_up, down):
-    return _loop(x, experts, weights / weights.shape[1], gate_up, down)
-
-
 @wrong(task_2_4, "uneven", "skipped by everything that lists")
 def empty_experts_skipped(x, experts, weights, gate_up, down):
     counts = experts.unique(return_counts=True)[1]
@@ -174,7 +169,7 @@ def as_many_for_each(x, experts, weights, gate_up, down):
     return torch.zeros_like(x).index_add(0, token, out * weights.flatten()[order, None])
 
 
-@wrong(task_2_4, "grouped", "A loop over tokens")
+@wrong(task_2_4, "grouped", "a loop over tokens")
 def loop_over_tokens(x, experts, weights, gate_up, down):
     rows = []
     for n in range(len(x)):
@@ -183,7 +178,7 @@ def loop_over_tokens(x, experts, weights, gate_up, down):
     return torch.stack(rows)
 
 
-@wrong(task_2_4, "grouped", "A loop over tokens")
+@wrong(task_2_4, "grouped", "a loop over tokens")
 def loop_over_tokens_of_an_expert(x, experts, weights, gate_up, down):
     y = [torch.zeros_like(row) for row in x]
     for e in range(len(gate_up)):
@@ -203,10 +198,10 @@ def every_expert_on_every_token(x, experts, weights, gate_up, down):
 
 @wrong(task_2_4, "grouped", "only to be weighed with 0")
 def one_einsum_for_all(x, experts, weights, gate_up, down):
-    gate, up = torch.einsum("nd,efd->nef", x, gate_up).chunk(2, dim=-1)
-    out = torch.einsum("nef,edf->ned", F.silu(gate) * up, down)
+    gate, up = torch.einsum("td,efd->tef", x, gate_up).chunk(2, dim=-1)
+    out = torch.einsum("tef,edf->ted", F.silu(gate) * up, down)
     share = torch.zeros(out.shape[:2]).scatter_add(1, experts, weights)
-    return torch.einsum("ned,ne->nd", out, share)
+    return torch.einsum("ted,te->td", out, share)
 
 
 @wrong(task_2_4, "grouped", "Matrices were copied for each token")

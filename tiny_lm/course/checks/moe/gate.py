@@ -86,20 +86,13 @@ def _answer(
     """Weights and experts of the answer, of the right shape, the ids being ids."""
     weights, experts = two_tensors(answer, PAIR, scores, bias, top_k, scale)
     wanted, every = (len(scores), top_k), shape(scores)
-    known = {
-        (every, wanted): "A weight for each expert there is. Wanted are the weights "
-        "of the chosen, beside their ids.",
-        (every, every): "These are all experts. Only top_k of each token are chosen.",
-        (wanted, every): "These are all experts. Only top_k of each token are chosen.",
-    }
     got = (shape(weights), shape(experts))
     if got != (wanted, wanted):
-        raise Mismatch(
-            on,
-            f"weights and experts of shape {wanted}",
-            f"shapes {got[0]} and {got[1]}",
-            known.get(got, ""),
-        )
+        because = "A weight for each expert there is." * (got[0] == every)
+        because = "These are all experts." * (got[1] == every) or because
+        because += " Wanted are the top_k of each token." * bool(because)
+        found = f"shapes {got[0]} and {got[1]}"
+        raise Mismatch(on, f"both of shape {wanted}", found, because)
     return weights, expert_ids(experts, scores.shape[-1], on)
 
 
@@ -126,17 +119,22 @@ def normalised(answer: Answer) -> None:
         (scores, torch.zeros(4), 2, 1.0),
         [{0: 0.4, 2: 0.6}, {1: 0.4, 3: 0.6}],
         known=[
-            ([{0: 0.6, 2: 0.9}, {1: 0.4, 3: 0.6}], "The raw scores, undivided."),
+            ([{0: 0.6, 2: 0.9}, {1: 0.4, 3: 0.6}], UNDIVIDED),
             ([{0: 0.3, 2: 0.45}, {1: 0.4 / 1.3, 3: 0.6 / 1.3}], OVER_ALL),
             ([{0: 0.24, 2: 0.36}, {1: 0.16, 3: 0.24}], OVER_TOKENS),
-            ([{0: 0.6, 2: 0.4}, {1: 0.6, 3: 0.4}], "Each got the other's weight."),
-            ([{0: 0.5, 2: 0.5}, {1: 0.5, 3: 0.5}], "All weigh the same: use `scores`."),
+            ([{0: 0.6, 2: 0.4}, {1: 0.6, 3: 0.4}], OTHERS),
+            (
+                [{0: 0.5, 2: 0.5}, {1: 0.5, 3: 0.5}],
+                "All weigh the same, whatever their scores.",
+            ),
             (shares_of(soft.gather(-1, ids), ids), SOFTMAX),
             (shares_of(scores.gather(-1, ids).softmax(-1), ids), SOFTMAX),
         ],
     )
 
 
+UNDIVIDED = "These are the raw scores. The weights of one token add up to 1 here."
+OTHERS = "Each expert got the other's weight: the two results must keep one order."
 OVER_ALL = (
     "The scores were divided by the sum over all experts, so the weights of the chosen "
     "do not add up to 1. Whose sum is it?"

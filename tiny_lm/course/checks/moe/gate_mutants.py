@@ -18,7 +18,7 @@ def _share(chosen):
     return chosen / chosen.sum(-1, keepdim=True)
 
 
-@wrong(task_2_2, "normalised", "undivided")
+@wrong(task_2_2, "normalised", "These are the raw scores")
 def not_normalised(scores, bias, top_k, route_scale):
     experts = _choose(scores + bias, top_k)
     return route_scale * scores.gather(-1, experts), experts
@@ -62,7 +62,7 @@ def softmax_of_all(scores, bias, top_k, route_scale):
     return route_scale * scores.softmax(-1).gather(-1, experts), experts
 
 
-@wrong(task_2_2, "normalised", "Each got the other's weight")
+@wrong(task_2_2, "normalised", "Each expert got the other's weight")
 def weights_sorted_apart(scores, bias, top_k, route_scale):
     experts = _choose(scores + bias, top_k)
     weights = _share(scores.gather(-1, experts)).sort(-1).values
@@ -75,7 +75,7 @@ def all_alike(scores, bias, top_k, route_scale):
     return torch.full(experts.shape, route_scale / top_k), experts
 
 
-@wrong(task_2_2, "normalised", "Wanted are the weights of the chosen")
+@wrong(task_2_2, "normalised", "A weight for each expert there is")
 def a_weight_for_every_expert(scores, bias, top_k, route_scale):
     experts = _choose(scores + bias, top_k)
     weights = _share(scores.gather(-1, experts))

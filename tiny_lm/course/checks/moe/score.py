@@ -69,26 +69,26 @@ PAIR = "scores (N, E), experts (N, k)"
 
 @task_2_1.property("a score for each token and expert, k experts for each token")
 def shapes(answer: Answer) -> None:
-    x, centroids = torch.randn(2, 4), torch.randn(5, 4)
-    scores, experts = two_tensors(answer, PAIR, x, centroids, 3)
+    x, centroids = torch.randn(3, 4), torch.randn(6, 4)
+    scores, experts = two_tensors(answer, PAIR, x, centroids, 4)
     got = (shape(scores), shape(experts))
     known = {
-        (5, 2): "The scores lie on their side: rows are tokens, columns experts.",
-        (2, 3): "These are the scores of the chosen. Later tasks need all of them.",
-        (3, 2): "The choice lies on its side: a row for each token.",
-        (2, 5): "All experts, in order. Only the first k of each row are chosen.",
-        (2,): "One expert for each token. Wanted are the k best.",
-        (2, 1): "One expert for each token. Wanted are the k best.",
+        (6, 3): "The scores lie on their side: rows are tokens, columns experts.",
+        (3, 4): "These are the scores of the chosen. Later tasks need all of them.",
+        (4, 3): "The choice lies on its side: a row for each token.",
+        (3, 6): "All experts, in order. Only the first k of each row are chosen.",
+        (3,): "One expert for each token. Wanted are the k best.",
+        (3, 1): "One expert for each token. Wanted are the k best.",
     }
-    first_wrong = got[0] if got[0] != (2, 5) else got[1]
-    if got != ((2, 5), (2, 3)):
+    on = "x of shape (3, 4), centroids of shape (6, 4), top_k 4"
+    if got != ((3, 6), (3, 4)):
         raise Mismatch(
-            on="x of shape (2, 4), centroids of shape (5, 4), top_k 3",
-            wanted="scores of shape (2, 5), experts of shape (2, 3)",
+            on,
+            wanted="scores of shape (3, 6), experts of shape (3, 4)",
             got=f"shapes {got[0]} and {got[1]}",
-            because=known.get(first_wrong, ""),
+            because=known.get(got[0] if got[0] != (3, 6) else got[1], ""),
         )
-    expert_ids(experts, 5, "x of shape (2, 4), centroids of shape (5, 4), top_k 3")
+    expert_ids(experts, 6, on)
 
 
 @task_2_1.property("each score is the sigmoid of its own dot product")
@@ -108,7 +108,7 @@ def sigmoid(answer: Answer) -> None:
             (dot, "These are the dot products. The sigmoid of each is missing."),
             (dot.softmax(-1), COMPETE),
             ((dot / math.sqrt(2)).softmax(-1), COMPETE),
-            (torch.ones(1, 3), "A softmax over the tokens: of one token, it is 1."),
+            (torch.ones(1, 3), OVER_TOKENS),
             (wanted / wanted.sum(), SHARES),
             (wanted.softmax(-1), "A softmax came after the sigmoid: leave it out."),
             (wanted.log(), "These are the logarithms of the scores."),
@@ -118,7 +118,7 @@ def sigmoid(answer: Answer) -> None:
                 "This is 1 / (1 + exp(x)). Which sign has the x of a sigmoid?",
             ),
             ((dot / math.sqrt(2)).sigmoid(), ROOT),
-            ((dot / lengths).sigmoid(), "The vectors were brought to length 1 before."),
+            ((dot / lengths).sigmoid(), UNIT),
         ],
         tolerance=5e-3,
     )
@@ -131,6 +131,14 @@ COMPETE = (
 SHARES = (
     "The scores of a row were divided by their sum. A score speaks of one expert "
     "alone; shares are made later, and of the chosen only."
+)
+OVER_TOKENS = (
+    "This is a softmax over the tokens, of which there is only one. DeepSeek-V3 scores "
+    "each token and expert by itself, with a sigmoid."
+)
+UNIT = (
+    "The vectors were brought to length 1 first. The router takes them as they are: a "
+    "longer centroid is a surer expert."
 )
 ROOT = (
     "The dot products were divided by the root of the width, as attention does. The "

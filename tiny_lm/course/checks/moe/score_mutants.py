@@ -78,7 +78,7 @@ def softmax(x, centroids, top_k):
     return scores, _best(scores, top_k)
 
 
-@wrong(task_2_1, "sigmoid", "A softmax over the tokens")
+@wrong(task_2_1, "sigmoid", "softmax over the tokens")
 def softmax_over_tokens(x, centroids, top_k):
     scores = (x @ centroids.T).softmax(dim=0)
     return scores, _best(scores, top_k)
@@ -132,7 +132,7 @@ def sorted_upwards(x, centroids, top_k):
     return scores, scores.argsort(dim=-1)[:, :top_k]
 
 
-@wrong(task_2_1, "shapes", "Counting from 0")
+@wrong(task_2_1, "shapes", "counted from 0")
 def counted_from_one(x, centroids, top_k):
     scores = _scores(x, centroids)
     return scores, _best(scores, top_k) + 1

@@ -43,7 +43,7 @@ def even_choices(num_tokens: int) -> Int[Tensor, "N k"]:
     return torch.stack([first, (first + 1) % 4], dim=-1)
 
 
-def random_arguments(
+def random(
     generator: torch.Generator,
     experts: Int[Tensor, "N k"],
     num_experts: int,
