@@ -32,9 +32,9 @@ def _gate(choice, scores, top_k, route_scale):
 def _run(tokens, experts, weights, gate_up, down):
     """Every expert reads everything; the weights of the unchosen are 0."""
     gate, up = torch.einsum("nd,efd->nef", tokens, gate_up).chunk(2, dim=-1)
-    said = torch.einsum("nef,edf->nek", F.silu(gate) * up, down)
+    said = torch.einsum("nef,emf->nem", F.silu(gate) * up, down)
     table = torch.zeros(len(tokens), len(down)).scatter(-1, experts, weights)
-    return torch.einsum("ne,nek->nk", table, said)
+    return torch.einsum("ne,nem->nm", table, said)
 
 
 def _finish(x, scores, weights, experts, gate_up, down):
