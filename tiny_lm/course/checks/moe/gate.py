@@ -19,6 +19,20 @@ from tiny_lm.course.checks.moe.choices import (
     told,
     two_tensors,
 )
+from tiny_lm.course.checks.moe.gate_words import (
+    BELOW,
+    CUT,
+    ERRORS,
+    NEGATIVE,
+    OF_OTHERS,
+    OTHERS,
+    OVER_ALL,
+    OVER_TOKENS,
+    RULE,
+    SOFTMAX,
+    UNDIVIDED,
+    WEIGHED,
+)
 from tiny_lm.course.checks.task import Task
 
 
@@ -33,19 +47,6 @@ def gate(
     chosen = scores.gather(-1, experts)
     return route_scale * chosen / chosen.sum(dim=-1, keepdim=True), experts
 
-
-ERRORS = (
-    (
-        "must match the size",
-        "Two shapes do not fit. A sum over the experts of each token leaves shape "
-        "(N,); keepdim=True makes it (N, 1), and each row is divided by its own sum.",
-    ),
-    (
-        "is out of bounds for dimension 0",
-        "scores[experts] takes the ids for numbers of rows, that is, of tokens. To "
-        "read entries inside each row, there is gather.",
-    ),
-)
 
 task_2_2 = Task(
     id="2.2",
@@ -133,19 +134,6 @@ def normalised(answer: Answer) -> None:
     )
 
 
-UNDIVIDED = "These are the raw scores. The weights of one token add up to 1 here."
-OTHERS = "Each expert got the other's weight: the two results must keep one order."
-OVER_ALL = (
-    "The scores were divided by the sum over all experts, so the weights of the chosen "
-    "do not add up to 1. Whose sum is it?"
-)
-OVER_TOKENS = "The scores were divided by the sum over both tokens: each has its own."
-SOFTMAX = (
-    "A softmax was used to make weights. The scores have been through their sigmoid; "
-    "now each is divided by the plain sum."
-)
-
-
 def _expect_choice(
     answer: Answer,
     wanted: set[int],
@@ -185,12 +173,6 @@ def bias_chooses(answer: Answer) -> None:
     )
 
 
-NEGATIVE = (
-    "All biased scores are negative here. Is one of them compared with a 0, or cut "
-    "off at it?"
-)
-
-
 @task_2_2.property("the bias steers who is chosen, never how much they count")
 def bias_weighs_nothing(answer: Answer) -> None:
     _expect(
@@ -202,17 +184,14 @@ def bias_weighs_nothing(answer: Answer) -> None:
         known=[
             ([{2: 0.9 / 1.7, 3: 0.8 / 1.7}], WEIGHED),
             ([{2: 0.9, 3: 0.8}], WEIGHED),
-            ([{2: 0.9 / 1.7, 3: 0.1 / 1.7}], "The sum below the line holds the bias."),
-            ([{2: 0.6, 3: 0.4}], "These are weights of other experts, 0 and 2."),
-            ([{2: 0.6, 3: 0.9}], "These are scores of other experts, 0 and 2."),
+            (
+                [{2: 0.9 / 1.7, 3: 0.1 / 1.7}],
+                "The sum that divides still holds the bias.",
+            ),
+            ([{2: 0.6, 3: 0.4}], OF_OTHERS),
+            ([{2: 0.6, 3: 0.9}], OF_OTHERS),
         ],
     )
-
-
-WEIGHED = (
-    "The bias got into the weights: expert 3 counts as if it suited the token. It was "
-    "only to be chosen more often. Which scores does topk give back as values?"
-)
 
 
 @task_2_2.property("at the end, all weights are multiplied by route_scale")
@@ -262,20 +241,6 @@ def learns(answer: Answer) -> None:
         raise Mismatch(on, *rows, because)
 
 
-CUT = (
-    "The router learns through these weights. Did .detach(), torch.no_grad() or .data "
-    "cut them from the scores?"
-)
-RULE = (
-    "A loss would now move the bias. It is set by a rule, from the load alone: it must "
-    "not stand in anything that is multiplied or added to a weight."
-)
-BELOW = (
-    "The sum below the line was detached. A weight depends on the scores of the other "
-    "chosen experts too: they are in the sum."
-)
-
-
 @task_2_2.property("equals the definition on 300 random tokens, ties included")
 def equals_definition(answer: Answer) -> None:
     for dtype in (torch.float32, torch.float64):
@@ -284,7 +249,7 @@ def equals_definition(answer: Answer) -> None:
         for size in (0.0, 0.2, 3.0):
             bias = size * torch.randn(16, generator=answer.generator).to(dtype)
             on = f"random scores (300, 16), top_k 4, route_scale 2.5, {dtype};\n"
-            on += f"random bias of about {show(size)}"
+            on += f"normal bias, times {show(size)}"
             _agrees(answer, scores, bias, on)
 
 

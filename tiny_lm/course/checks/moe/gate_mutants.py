@@ -120,14 +120,14 @@ def bias_in_the_gate(scores, bias, top_k, route_scale):
     return route_scale * _share(weights), experts
 
 
-@wrong(task_2_2, "bias_weighs_nothing", "The sum below the line")
+@wrong(task_2_2, "bias_weighs_nothing", "The sum that divides still")
 def bias_in_the_sum(scores, bias, top_k, route_scale):
     biased, experts = (scores + bias).topk(top_k, dim=-1)
     weights = scores.gather(-1, experts) / biased.sum(-1, keepdim=True)
     return route_scale * weights, experts
 
 
-@wrong(task_2_2, "bias_weighs_nothing", "weights of other experts")
+@wrong(task_2_2, "bias_weighs_nothing", "These belong to experts 0 and 2")
 def weights_of_the_unbiased_choice(scores, bias, top_k, route_scale):
     weights = scores.topk(top_k, dim=-1).values
     return route_scale * _share(weights), _choose(scores + bias, top_k)
@@ -157,7 +157,7 @@ def detached(scores, bias, top_k, route_scale):
     return route_scale * _share(scores.detach().gather(-1, experts)), experts
 
 
-@wrong(task_2_2, "learns", "The sum below the line was detached")
+@wrong(task_2_2, "learns", "The sum that divides was detached")
 def sum_detached(scores, bias, top_k, route_scale):
     experts = _choose(scores + bias, top_k)
     chosen = scores.gather(-1, experts)

@@ -49,6 +49,11 @@ task_2_3 = Task(
             "topk looked along a dim that holds too few numbers: the experts of a "
             "group are the last dim of (N, num_groups, E / num_groups).",
         ),
+        (
+            "is out of bounds for dimension 0",
+            "groups[kept] takes numbers of groups for numbers of rows, that is, of "
+            "tokens. scatter writes inside each row.",
+        ),
     ),
     hints=(
         """
@@ -117,7 +122,10 @@ def nothing_closed(answer: Answer) -> None:
                 "Everything is closed: is the mask upside down?",
             ),
             (torch.ones(1, 4), "This is a mask. Lay it over the choice."),
-            (torch.zeros(1, 4), "This is a mask. Lay it over the choice."),
+            (
+                torch.zeros(1, 4),
+                "Every score is 0 now. Times 1 or plus 0 leaves a number.",
+            ),
             (torch.tensor([[0.5, -torch.inf, 0.3, -torch.inf]]), ONLY_THE_BEST),
         ],
     )
@@ -134,7 +142,7 @@ ONLY_THE_BEST = (
 FOUR = torch.tensor(
     [[0.1, 0.1, 0.9], [0.6, 0.05, 0.5], [0.4, 0.4, 0.4], [0.7, 0.35, 0.05]]
 )
-OF_FOUR = "choice of four groups, {},\ntop_groups 1, per_group {}"
+OF_FOUR = "choice, split into its four groups, top_groups 1, per_group {}:\n{}"
 
 
 def _opened(got: Tensor, choice: Tensor) -> Tensor:
@@ -159,7 +167,7 @@ def _expect_open(
     ]
     mistakes += [(_column(strided, c), STRIDED) for c in range(4)]
     raise Mismatch(
-        on=OF_FOUR.format(show(FOUR), per_group),
+        on=OF_FOUR.format(per_group, show(FOUR)),
         wanted=f"group {wanted} as it was, the others -inf",
         got=show(got),
         because=recognise(still, mistakes) or (NAN if got.isnan().any() else ""),
