@@ -11,6 +11,7 @@ from tiny_lm.course.checks.moe.choices import alike, expert_ids, shares_of, told
 from tiny_lm.course.checks.moe.experts import run_experts
 from tiny_lm.course.checks.moe.gate import gate
 from tiny_lm.course.checks.moe.groups import limit_groups
+from tiny_lm.course.checks.moe.layer import moe_layer
 from tiny_lm.course.checks.moe.score import score_and_choose
 from tiny_lm.course.checks.moe.work import Work, refuse_waste
 from tiny_lm.layers import grouped_linear
@@ -156,3 +157,39 @@ def test_work_is_refused_for_its_own_reason():
         with pytest.raises(Mismatch) as failure:
             refuse_waste(counted(), whole, fair_flops=1000, row=24)
         assert says in failure.value.because
+
+
+@pytest.mark.parametrize("num_shared", [0, 1])
+def test_the_layer_is_the_models_without_its_shared_expert(num_shared):
+    config = MoEConfig(
+        num_experts=16,
+        num_shared=num_shared,
+        top_k=4,
+        d_expert=8,
+        num_groups=4,
+        top_groups=2,
+        route_scale=2.5,
+        balance_loss=1.0,
+    )
+    model = moe.MoE(config, d_model=8)
+    for number, weight in enumerate(model.parameters()):
+        torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(number))
+    model.router.bias.copy_(normal(7, 16))
+    x = normal(8, 3, 20, 8)
+    experts = model.experts
+    y, ids, balance = moe_layer(
+        x,
+        model.router.weight,
+        model.router.bias,
+        experts.gate_up,
+        experts.down,
+        4,
+        4,
+        2,
+        2.5,
+    )
+    wanted, wanted_balance = model(x)
+    shared = model.shared(x) if num_shared else 0.0
+    torch.testing.assert_close(y + shared, wanted)
+    torch.testing.assert_close(balance, wanted_balance)
+    assert torch.equal(ids, model.router(x)[1])

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from tiny_lm.course.checks.moe.layer import moe_layer, task_2_8
+from tiny_lm.course.checks.moe.sequence_mutants import (
+    one_sequence_after_the_other as learners_loss,
+)
 from tiny_lm.course.checks.mutants import honest, wrong
 from tiny_lm.router import limit_groups, sequence_loss
 
@@ -82,7 +85,7 @@ def y_alone(*arguments):
 @wrong(task_2_8, "shapes", "sequence_loss wants (B, T, E)")
 def loss_of_flat_scores(x, centroids, bias, gate_up, down, top_k, *rest):
     y, experts, _ = _layer(x, centroids, bias, gate_up, down, top_k, *rest)
-    return y, experts, sequence_loss(_scores(x, centroids), experts.flatten(0, 1))
+    return y, experts, learners_loss(_scores(x, centroids), experts.flatten(0, 1))
 
 
 @wrong(task_2_8, "weighed_sum", "`route_scale` is missing")
@@ -179,9 +182,8 @@ def scores_of_the_forbidden_are_zero(*arguments):
 def bias_taken_off_again(x, centroids, bias, gate_up, down, k, n, m, scale):
     scores = _scores(x, centroids)
     limited = _limited(scores, bias, k, n, m)
-    table = F.one_hot(limited.topk(k).indices, len(bias)).sum(1)
-    weights = table * (limited - bias)
     experts = limited.topk(k).indices
+    weights = F.one_hot(experts, len(bias)).sum(1) * (limited - bias)
     chosen = weights.gather(-1, experts)
     chosen = scale * chosen / weights.sum(-1, keepdim=True)
     return _finish(x, scores, chosen, experts, gate_up, down)

@@ -25,6 +25,10 @@ CLASSES = (
     "The ids reach only as far as the largest that was chosen: `one_hot` needs "
     "`num_classes`, `bincount` its `minlength`. E stands in the shape of the scores."
 )
+KEEPDIM = (
+    "The sum over the experts lost its dim, so that shares are of another token's sum: "
+    "sum(-1, keepdim=True) stands in each token's own row."
+)
 CUT = (
     "The loss has lost its way back to the scores: no .detach(), .item() or "
     "torch.no_grad() around the shares."
@@ -41,7 +45,7 @@ task_2_7 = Task(
     points=3,
     reference=sequence_loss,
     errors=(
-        ("must match the size", CLASSES),
+        ("must match the size", f"{KEEPDIM} Or: {CLASSES[0].lower()}{CLASSES[1:]}"),
         ("subscript", CLASSES),
         (
             "could not infer output dtype",
@@ -120,6 +124,10 @@ def by_hand(answer: Answer) -> None:
             (F_HAND * mean_score).sum() / mean_score.sum(),
             "The scores were averaged first and divided by their sum afterwards, so "
             "tokens with large scores count more. Each token's own sum comes first.",
+        ),
+        (
+            (F_HAND * (SCORES / SCORES.sum(-1)).mean(1)).sum(),
+            KEEPDIM,
         ),
         (
             (best * P_HAND).sum(),

@@ -62,6 +62,11 @@ def normalised_after_the_mean(scores, experts):
     return _loss(_f(scores, experts), p / p.sum(-1, keepdim=True))
 
 
+@wrong(task_2_7, "by_hand", "keepdim=True")
+def another_tokens_sum(scores, experts):
+    return _loss(_f(scores, experts), (scores / scores.sum(-1)).mean(1))
+
+
 @wrong(task_2_7, "by_hand", "bias and groups had a say")
 def counts_the_best_scores(scores, experts):
     best = scores.topk(experts.shape[-1]).indices
