@@ -626,6 +626,7 @@ class YourLayer(Mixture):
         return y + self.shared(x), c.balance_loss * balance
 
 
+# %%
 lm = model.LanguageModel(
     lab_config(2, num_groups=4, top_groups=2, route_scale=v3.route_scale)
 )
