@@ -7,7 +7,8 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
-import tiny_lm.course.checks.baseline  # noqa: F401  (lists its tasks)
+import tiny_lm.course.checks.baseline
+import tiny_lm.course.checks.moe  # noqa: F401  (both list their tasks)
 from tiny_lm.course.checks import CheckFailed, hint, show_solution
 from tiny_lm.course.checks import task as task_module
 from tiny_lm.course.checks.answer import Answer

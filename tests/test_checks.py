@@ -87,6 +87,7 @@ def test_checks_import_no_notebook_tools():
     """A learner's environment has torch and tiny_lm, not the tools of the authors."""
     code = (
         "import sys, tiny_lm.course.checks.baseline, tiny_lm.course.pieces\n"
+        "import tiny_lm.course.checks.moe\n"
         "print([m for m in ('jupytext', 'nbformat', 'nbclient', 'pytest', 'IPython')"
         " if m in sys.modules])"
     )
