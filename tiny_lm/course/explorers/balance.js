@@ -64,14 +64,20 @@ function simulate(fixed, choice) {
     violations.push((Math.max(...load) - mean) / mean);
     load.forEach((count, e) => (bias[e] += choice.bias_rate * Math.sign(mean - count)));
   }
-  return { loads, violations, settled: settledAt(fixed, violations) };
+  return { loads, violations, outcome: judge(fixed, loads, violations, mean) };
 }
 
-/** From which update on MaxVio stays low; null where it does not. */
-function settledAt(fixed, violations) {
+/** The update of balance, "later" if it is on the way, "never" if it swings. */
+function judge(fixed, loads, violations, mean) {
   let first = violations.length;
-  while (first && violations[first - 1] <= fixed.balanced) first--;
-  return first <= fixed.num_updates - fixed.lasting ? first : null;
+  while (first && violations[first - 1] < fixed.balanced) first--;
+  if (first <= fixed.num_updates - fixed.lasting) return first;
+  const late = loads.slice(-fixed.lasting);
+  const swings = loads[0].every((_, expert) => {
+    const counts = late.map((load) => load[expert]);
+    return Math.min(...counts) <= mean && mean <= Math.max(...counts);
+  });
+  return swings ? "never" : "later";
 }
 
 function countParameters(fixed, choice) {
@@ -118,7 +124,8 @@ function showLoad(picture, fixed, choice, course) {
     fill(label, { x: picture.width - LEFT, "text-anchor": "end" }, []);
   }
   picture.show(
-    `Tokens of ${grouped(fixed.num_tokens)} at each expert, after ${updates(choice.step)}`,
+    `Tokens of ${grouped(fixed.num_tokens)} at each expert after ` +
+      `${updates(choice.step)}, in grey before any`,
     `Load of ${load.length} experts after ${updates(choice.step)}: the busiest gets ` +
       `${busiest} tokens, the idlest ${Math.min(...load)}; an even share is ${mean}.`,
     ...before.map((count, expert) => bar(count, expert, 0.9, "before")),
@@ -143,7 +150,7 @@ function showViolation(picture, fixed, choice, course) {
   const right = choice.step > fixed.num_updates / 2;
   const path = violations.map((v, update) => `${x(update).toFixed(1)},${y(v).toFixed(1)}`);
   picture.show(
-    "MaxVio: how far the busiest expert lies above an even share",
+    "MaxVio: the busiest expert above an even share",
     `MaxVio over ${fixed.num_updates} updates: ${violations[0].toFixed(2)} before any, ` +
       `${now.toFixed(2)} after ${choice.step}, ${violations.at(-1).toFixed(2)} at the end.`,
     line(left, floor, picture.width - LEFT, floor, "axis"),
@@ -159,35 +166,44 @@ function showViolation(picture, fixed, choice, course) {
   );
 }
 
-/** `settled`: an update, null for never, undefined while it is not known yet. */
-function showRates(picture, fixed, choice, settled) {
+function inWords(fixed, outcome) {
+  const words = { later: `not within ${fixed.num_updates}`, never: "never, it swings" };
+  return words[outcome] ?? String(outcome ?? "not known yet");
+}
+
+/** `outcomes`, by rate, are undefined while they are not known yet. */
+function showRates(picture, fixed, choice, outcomes) {
   const rates = fixed.bias_rates.filter((rate) => rate > 0);
   const floor = picture.height - BELOW;
   const slot = (picture.width - 2 * LEFT) / rates.length;
   const middle = (index) => LEFT + (index + 0.5) * slot;
-  const most = Math.max(...rates.map((rate) => settled.get(rate) ?? 0), 1);
-  const height = (update) => (update / most) * (floor - ABOVE);
-  const say = (rate, update) => `rate ${rate}: ${update ?? "never"}`;
+  const height = (outcome) => (Number.isInteger(outcome) ? outcome : 0);
+  const most = Math.max(...rates.map((rate) => height(outcomes.get(rate))), 1);
+  const short = { later: `>${fixed.num_updates}`, never: "never" };
   const bars = rates.map((rate, index) => {
-    const update = settled.get(rate);
-    const tall = height(update ?? 0);
+    const outcome = outcomes.get(rate);
+    const tall = (height(outcome) / most) * (floor - ABOVE);
     return draw(
       "g",
-      { class: rate === choice.bias_rate ? "now" : "other", "data-rate": rate },
+      {
+        class: rate === choice.bias_rate ? "now" : "other",
+        "data-rate": rate,
+        "data-value": outcome ?? null,
+      },
       draw("rect", {
         x: middle(index) - 0.35 * slot,
         width: 0.7 * slot,
         y: floor - tall,
         height: tall,
       }),
-      text(middle(index), floor - tall - 5, update === undefined ? "…" : (update ?? "never")),
+      text(middle(index), floor - tall - 5, short[outcome] ?? outcome ?? "…"),
       text(middle(index), floor + 16, String(rate).replace("0.", ".")),
     );
   });
   picture.show(
     `Updates until MaxVio stays below ${fixed.balanced}, at each bias rate`,
-    `Updates until MaxVio stays below ${fixed.balanced}, at each bias rate, within ` +
-      `${fixed.num_updates}: ${rates.map((r) => say(r, settled.get(r))).join("; ")}.`,
+    `Updates until MaxVio stays below ${fixed.balanced}: ` +
+      `${rates.map((rate) => `rate ${rate}: ${inWords(fixed, outcomes.get(rate))}`).join("; ")}.`,
     line(LEFT, floor, picture.width - LEFT, floor, "axis"),
     ...bars,
   );
@@ -198,10 +214,12 @@ function showRates(picture, fixed, choice, settled) {
 function makeFacts(fixed, choice, course) {
   const { total, active } = countParameters(fixed, choice);
   const now = course.violations[choice.step];
-  const never = `not within ${fixed.num_updates}`;
   return {
     [`MaxVio after ${updates(choice.step)}`]: [now.toFixed(2), now],
-    [`stays below ${fixed.balanced} from update`]: [course.settled ?? never, course.settled],
+    [`stays below ${fixed.balanced} from update`]: [
+      inWords(fixed, course.outcome),
+      course.outcome,
+    ],
     "parameters of the layer": [grouped(total), total],
     "used by one token": [
       `${grouped(active)} (${((100 * active) / total).toFixed(0)} %)`,
@@ -269,8 +287,8 @@ function render({ model, el }) {
 
   function compareRates() {
     const all = fixed.bias_rates.filter((rate) => rate > 0);
-    const settled = new Map(all.map((rate) => [rate, peek(rate)?.settled]));
-    showRates(rates, fixed, choice, settled);
+    const outcomes = new Map(all.map((rate) => [rate, peek(rate)?.outcome]));
+    showRates(rates, fixed, choice, outcomes);
     const next = all.find((rate) => !peek(rate));
     root.toggleAttribute("data-busy", next !== undefined);
     if (next === undefined) return;

@@ -25,7 +25,7 @@ from tiny_lm.router import Router, expert_load, max_violation, route
 NUM_TOKENS = 1024
 NUM_UPDATES = 300
 BALANCED = 0.2  # MaxVio: nobody has over 20 % more than an even share
-LASTING = 20  # updates that it has to stay below, up to the end
+LASTING = 20  # updates at the end that tell what a run came to
 NUM_EXPERTS = (4, 8, 16, 32, 64)
 TOP_K = tuple(range(1, 9))
 SKEWS = tuple(half / 2 for half in range(13))
@@ -104,9 +104,27 @@ class Course:
     def settled(self) -> int | None:
         """From which update on MaxVio stays below `BALANCED`; None: it does not."""
         first = len(self.violations)
-        while first and self.violations[first - 1] <= BALANCED:
+        while first and self.violations[first - 1] < BALANCED:
             first -= 1
         return first if first <= NUM_UPDATES - LASTING else None
+
+    @property
+    def swings(self) -> bool:
+        """Whether each expert has met an even share at the end, from both sides.
+
+        An expert that did not is still on its way there: more updates would help.
+        """
+        late = list(zip(*self.loads[-LASTING:], strict=True))
+        mean = sum(self.loads[0]) / len(late)
+        return all(min(counts) <= mean <= max(counts) for counts in late)
+
+    @property
+    def outcome(self) -> int | str:
+        """The update of balance, "later" if it is on the way, "never" if it swings."""
+        settled = self.settled
+        if settled is not None:
+            return settled
+        return "never" if self.swings else "later"
 
 
 def simulate(s: Setting) -> Course:
