@@ -71,7 +71,7 @@ function simulate(fixed, choice) {
 function judge(fixed, loads, violations, mean) {
   let first = violations.length;
   while (first && violations[first - 1] < fixed.balanced) first--;
-  if (first <= fixed.num_updates - fixed.lasting) return first;
+  if (first <= violations.length - fixed.lasting) return first;
   const late = loads.slice(-fixed.lasting);
   const swings = loads[0].every((_, expert) => {
     const counts = late.map((load) => load[expert]);
@@ -248,7 +248,7 @@ function render({ model, el }) {
   const moved = (name) => (value) => {
     choice[name] = value;
     choice.top_k = Math.min(choice.top_k, choice.num_experts);
-    refresh();
+    voice.say(refresh());
     model.set("choice", { ...choice });
     model.save_changes();
   };
@@ -271,7 +271,7 @@ function render({ model, el }) {
   const facts = new Facts();
   const voice = new Voice();
 
-  /** Everything from `choice`; the other rates follow one by one, to stay responsive. */
+  /** Draw `choice`, and put it into words; the other rates follow one by one, to stay responsive. */
   function refresh() {
     for (const [name, slider] of Object.entries(sliders)) slider.value = choice[name];
     sliders.top_k.limit(Math.min(choice.num_experts, fixed.top_k.length));
@@ -280,9 +280,9 @@ function render({ model, el }) {
     facts.show(numbers);
     showLoad(load, fixed, choice, course);
     showViolation(violation, fixed, choice, course);
-    voice.say(Object.entries(numbers).map(([name, [words]]) => `${name}: ${words}`).join("; "));
     clearTimeout(waiting);
     compareRates();
+    return Object.entries(numbers).map(([name, [words]]) => `${name}: ${words}`).join("; ");
   }
 
   function compareRates() {
@@ -314,7 +314,6 @@ function render({ model, el }) {
   root.style.setProperty("--technique", fixed.color);
   el.replaceChildren(root);
   refresh();
-  voice.hush(); // nothing has moved yet
   model.on("change:choice", follow);
   const stop = followWidth(root, refresh);
   return () => {

@@ -29,7 +29,7 @@ LASTING = 20  # updates at the end that tell what a run came to
 NUM_EXPERTS = (4, 8, 16, 32, 64)
 TOP_K = tuple(range(1, 9))
 SKEWS = tuple(half / 2 for half in range(13))
-BIAS_RATES = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+BIAS_RATES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 MOST = 64  # experts
 GRID = 2**20  # score = grid point / GRID; expert e owns those with remainder e by MOST
 
@@ -106,7 +106,7 @@ class Course:
         first = len(self.violations)
         while first and self.violations[first - 1] < BALANCED:
             first -= 1
-        return first if first <= NUM_UPDATES - LASTING else None
+        return first if first <= len(self.violations) - LASTING else None
 
     @property
     def swings(self) -> bool:
