@@ -93,12 +93,15 @@ PLACES = {
 
 
 def slide(page: Page, setting: Setting) -> None:
-    """Move every slider by keyboard, from its start or its end."""
-    for name, value in asdict(setting).items():
+    """Move every slider by keyboard, from its start or its end.
+
+    The number of experts comes last, from above: fewer would limit the choice.
+    """
+    for name, value in reversed(asdict(setting).items()):
         slider = page.locator(f'input[name="{name}"]')
         last = int(slider.get_attribute("max"))
         place = PLACES[name].index(value)
-        near_start = place <= last / 2
+        near_start = name != "num_experts" and place <= last / 2
         slider.press("Home" if near_start else "End")
         for _ in range(place if near_start else last - place):
             slider.press("ArrowRight" if near_start else "ArrowLeft")

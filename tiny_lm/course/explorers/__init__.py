@@ -1,4 +1,4 @@
-"""Models behind the interactive figures: in Python for the truth, in JavaScript to play.
+"""Models behind the interactive figures: Python for the truth, JavaScript to play.
 
 Chapter: index
 Source: course
