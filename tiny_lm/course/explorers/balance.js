@@ -117,12 +117,8 @@ function showLoad(picture, fixed, choice, course) {
       draw("title", {}, `expert ${expert}: ${count} tokens`),
     );
   const busiest = Math.max(...load);
-  const top = load.indexOf(busiest);
-  const label = text(LEFT + (top + 0.5) * slot, y(busiest) - 5, grouped(busiest));
-  if (top < load.length / 8) fill(label, { x: LEFT, "text-anchor": "start" }, []);
-  if (top >= load.length * 0.75) {
-    fill(label, { x: picture.width - LEFT, "text-anchor": "end" }, []);
-  }
+  const above = LEFT + (load.indexOf(busiest) + 0.5) * slot;
+  const within = Math.min(Math.max(above, 20), picture.width - 20);
   picture.show(
     `Tokens of ${grouped(fixed.num_tokens)} at each expert after ` +
       `${updates(choice.step)}, in grey before any`,
@@ -133,7 +129,7 @@ function showLoad(picture, fixed, choice, course) {
     line(LEFT, floor, picture.width - LEFT, floor, "axis"),
     line(LEFT, y(mean), picture.width - LEFT, y(mean), "level"),
     text(picture.width / 2, floor + 16, `┄ even share ${mean}`),
-    label,
+    text(within, y(busiest) - 5, grouped(busiest)),
     text(LEFT, floor + 16, "best liked expert", "start"),
     text(picture.width - LEFT, floor + 16, "least liked", "end"),
   );
@@ -302,16 +298,15 @@ function render({ model, el }) {
     Object.assign(choice, model.get("choice"));
     refresh();
   };
-  const root = make(
-    "div",
-    { class: "explorer", role: "group", "aria-label": "Explorer: load of experts" },
+  const root = makeRoot(
+    "Explorer: load of experts",
+    fixed.color,
     make("div", { class: "controls" }, ...Object.values(sliders).map((s) => s.element)),
     facts.element,
     load.element,
     make("div", { class: "pair" }, violation.element, rates.element),
     voice.element,
   );
-  root.style.setProperty("--technique", fixed.color);
   el.replaceChildren(root);
   refresh();
   model.on("change:choice", follow);

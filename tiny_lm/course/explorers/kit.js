@@ -21,11 +21,19 @@ function fill(element, attributes, children) {
   return element;
 }
 
+/** The box around an explorer. */
+function makeRoot(name, color, ...children) {
+  const root = make("div", { class: "explorer", role: "group", "aria-label": name }, ...children);
+  root.style.setProperty("--technique", color);
+  return root;
+}
+
 /** A slider over a list of values, with its name before it and its value beside. */
 class Slider {
   constructor(name, label, values, say, moved) {
     Object.assign(this, { values, say });
     this.input = make("input", { type: "range", name, min: 0, step: 1 });
+    this.input.setAttribute("data-lm-suppress-shortcuts", ""); // JupyterLab takes arrows
     this.shown = make("span", { class: "value", "aria-hidden": "true" });
     this.element = make("label", {}, make("span", {}, label), this.shown, this.input);
     this.limit(values.length);
