@@ -266,6 +266,8 @@ def test_in_a_notebook_the_choice_travels_both_ways(browser):
     state = {"fixed": explorer.fixed, "choice": explorer.choice}
     page = browser.new_page()
     page.evaluate(MOUNT, [explorer._esm, state])
+    # JupyterLab looks at the focused element alone before it takes an arrow key.
+    assert page.locator("input[data-lm-suppress-shortcuts]").count() == len(PLACES)
     page.locator('input[name="top_k"]').press("ArrowRight")
     assert page.evaluate("saved") == [asdict(Setting(top_k=5))]
     told = Setting(num_experts=8, top_k=2, skew=1.0, bias_rate=0.01, step=40)
