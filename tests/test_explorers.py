@@ -144,7 +144,7 @@ def test_a_notebook_gets_the_widget_and_a_page_its_box():
 
 
 def test_colab_gets_the_widget_alone(monkeypatch):
-    """Beside a widget it would show the box too soon."""
+    """Which of two it would show is not for us to say."""
     explorer = widgets.balance_explorer()
     colab = ModuleType("google.colab")
     monkeypatch.setitem(sys.modules, "google.colab", colab)

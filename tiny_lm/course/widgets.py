@@ -52,7 +52,7 @@ class Explorer(anywidget.AnyWidget):
     ) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The widget for a live notebook, the box for a page; one of them is shown.
 
-        Colab would choose the box, so it is not offered one.
+        Colab has an order of its own, so it is offered the widget alone.
         """
         shown = super()._repr_mimebundle_(**kwargs)
         if shown is None:
