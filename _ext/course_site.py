@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import execution_key
+import explorers
 import front_card
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -19,8 +20,6 @@ from sphinx.errors import ExtensionError
 COLAB = "https://colab.research.google.com"
 
 # From npm's folder to the site's: {folder in the site: (folder in npm's, its files)}.
-# A page with widgets that need a manager adds its files here, and their paths to
-# `nb_ipywidgets_js` in _config.yml.
 CARRIED = {
     "vendor/mathjax": (
         "mathjax/es5",
@@ -143,6 +142,7 @@ def refuse_foreign_loads(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     front_card.setup(app)
+    explorers.setup(app)
     app.add_config_value("course_look", "", "html")  # a new look rewrites all pages
     app.connect("config-inited", configure)
     app.connect("builder-inited", carry_browser_files)

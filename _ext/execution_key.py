@@ -20,8 +20,9 @@ def inputs(root: Path) -> list[Path]:
 
 
 def look(root: Path) -> list[Path]:
-    """Files that change how every page looks: styles and this extension."""
-    return sorted(p for f in ("_static", "_ext") for p in root.glob(f"{f}/*.*"))
+    """Files that change how pages look: styles, this extension, explorers' scripts."""
+    folders = ("_static/*.*", "_ext/*.*", "tiny_lm/course/explorers/*.*s")
+    return sorted(path for pattern in folders for path in root.glob(pattern))
 
 
 def digest(root: Path, paths: list[Path], start: str = "") -> str:

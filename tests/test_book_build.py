@@ -178,6 +178,19 @@ def test_the_key_of_the_cache_changes_with(code, name):
     assert execution_key.execution_key(code) != before
 
 
+@pytest.mark.parametrize(
+    "name", ["_static/course.css", "_ext/a.py", "explorers/a.js", "explorers/a.css"]
+)
+def test_the_look_of_the_pages_changes_with(code, name):
+    path = code / name.replace("explorers", "tiny_lm/course/explorers")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("one")
+    assert path in execution_key.look(code)
+    before = execution_key.digest(code, execution_key.look(code))
+    path.write_text("another")
+    assert execution_key.digest(code, execution_key.look(code)) != before
+
+
 def test_old_caches_are_removed_and_recent_ones_kept(code, tmp_path):
     folders = []
     for version in range(5):

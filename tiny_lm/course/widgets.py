@@ -1,0 +1,113 @@
+"""Explorers: figures whose sliders work in a notebook and on a page without a kernel.
+
+Chapter: index
+Source: course
+
+In a notebook an explorer is an `anywidget`. On a page it is a box with its numbers
+beside it and a picture of the start inside; `_ext/explorers.py` sends the widget's
+own JavaScript along, which fills the box. Without JavaScript the picture stays.
+"""
+
+import base64
+import html
+import json
+import sys
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from tiny_lm.course.canvas import Drawing
+from tiny_lm.course.explorers import balance
+
+FOLDER = Path(__file__).with_name("explorers")
+NOTE = "To move the sliders, allow JavaScript; in a notebook, run the cell."
+
+
+def source(name: str) -> str:
+    """One explorer's module, as anywidget wants it: a single text."""
+    files = (FOLDER / file for file in ("kit.js", f"{name}.js"))
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
+
+
+class Explorer(anywidget.AnyWidget):
+    """A figure with sliders; `choice` follows them, and moves them when it is set."""
+
+    name = ""
+    _css = (FOLDER / "explorer.css").read_text(encoding="utf-8")
+    fixed = traitlets.Dict().tag(sync=True)
+    choice = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self, fixed: dict[str, Any], choice: dict[str, Any], still: Drawing, alt: str
+    ) -> None:
+        super().__init__(fixed=fixed, choice=choice)
+        self._still, self._alt = still, alt
+
+    def _repr_mimebundle_(
+        self, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The widget for a live notebook, the box for a page; one of them is shown.
+
+        Colab has an order of its own, so it is offered the widget alone.
+        """
+        shown = super()._repr_mimebundle_(**kwargs)
+        if shown is None:
+            return None
+        data, metadata = shown
+        data["text/plain"] = self._alt
+        if "google.colab" not in sys.modules:
+            data["text/html"] = self.box()
+        return data, metadata
+
+    def box(self) -> str:
+        """HTML that shows the start as a picture, and says how to go on from there."""
+        state = json.dumps({"fixed": self.fixed, "choice": self.choice})
+        picture = base64.b64encode(self._still.svg.encode()).decode()
+        return (
+            f'<div data-explorer="{self.name}" data-state="{html.escape(state)}">'
+            f'<img alt="{html.escape(self._alt)}" '
+            f'src="data:image/svg+xml;base64,{picture}">'
+            f"<p><small>{NOTE}</small></p></div>"
+        )
+
+
+class BalanceExplorer(Explorer):
+    """Load, MaxVio and parameters of an expert layer."""
+
+    name = "balance"
+    _esm = source(name)
+
+
+@cache
+def _still(start: balance.Setting) -> tuple[Drawing, str]:
+    return balance.picture(start), balance.alternative(start)
+
+
+def balance_explorer(
+    num_experts: int = 16,
+    top_k: int = 4,
+    skew: float = 2.0,
+    bias_rate: float = 0.005,
+    step: int = 20,
+) -> Explorer:
+    """How long does a bias take to balance unequal experts, and when does it never?
+
+    Args:
+        skew: logits between the best and the least liked expert.
+        step: updates of the bias before the load is shown.
+
+    Raises:
+        ValueError: a slider has no such place.
+    """
+    start = balance.Setting(
+        num_experts=num_experts,
+        top_k=top_k,
+        skew=skew,
+        bias_rate=bias_rate,
+        step=step,
+    )
+    return BalanceExplorer(balance.fixed(), asdict(start), *_still(start))
