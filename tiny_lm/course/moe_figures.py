@@ -18,7 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from tiny_lm.course.canvas import COLORS, FAINT, INK, Drawing, finish, new_figure
 
 Run = Mapping[str, Any]
-STYLES = {"moe": "-", "dense": "--"}
+UNIT = 1e12  # of the axis that shows FLOPs
 # Grey: less than its share; white: its share; blue: more.
 LESS_OR_MORE = LinearSegmentedColormap.from_list(
     "less_or_more", ["#9A9A9A", "white", COLORS["moe"]]
@@ -94,18 +94,18 @@ def runs_of(runs: Sequence[Run], label: str) -> list[Run]:
     return found
 
 
-def flops_to_reach(run: Run, level: float) -> float | None:
-    """Training FLOPs until the validation loss first falls to `level`; None: never.
+def reach(points: Sequence[tuple[float, float]], level: float) -> float | None:
+    """Where a falling curve first comes down to `level`; None: it does not.
 
-    Between two measurements the loss is taken to fall in a straight line.
+    Straight lines between the points; a curve that starts below gives its start.
     """
-    before: tuple[float, float] | None = None
-    for tokens, loss in zip(run["tokens"], run["val_loss"], strict=True):
-        if loss <= level:
-            share = (before[1] - level) / (before[1] - loss) if before else 1.0
-            start = before[0] if before else tokens
-            return (start + share * (tokens - start)) * run["flops_per_token"]
-        before = (tokens, loss)
+    before = None
+    for x, y in points:
+        if y <= level:
+            if before is None:
+                return x
+            return before[0] + (before[1] - level) / (before[1] - y) * (x - before[0])
+        before = x, y
     return None
 
 
@@ -114,24 +114,33 @@ def total_flops(run: Run) -> float:
     return run["tokens"][-1] * run["flops_per_token"]
 
 
-def equal_flops(runs: Sequence[Run], labels: Sequence[str], skip: int = 0) -> Drawing:
+def equal_flops(
+    runs: Sequence[Run],
+    labels: Sequence[str],
+    shorter: Sequence[Run] = (),
+    skip: int = 0,
+) -> Drawing:
     """Which model learns more from the same FLOPs? Mean of the seeds, and the spread.
 
     Args:
-        labels: the last one is the baseline, in grey.
-        skip: measurements left out at the start, where both fall steeply.
+        labels: the last one is the baseline, in grey, its last loss a thin line.
+        shorter: runs with a schedule of their own, a dot where each of them ends.
+        skip: measurements left out at the start, where all losses fall steeply.
     """
-    figure, ax = new_figure(3.6)
+    figure, ax = new_figure(3.8)
     for label in labels:
-        color = COLORS["baseline" if label == labels[-1] else "moe"]
+        is_baseline = label == labels[-1]
+        color = COLORS["baseline" if is_baseline else "moe"]
         flops, mean = _draw_seeds(ax, runs_of(runs, label), skip, color)
-        offset = (0, 9) if label == labels[-1] else (0, -12)
+        place = (flops[-1], mean[-1]), (0, 9 if is_baseline else -11)
         word = {"ha": "right", "va": "center", "fontweight": "bold", "color": color}
-        ax.annotate(
-            label, (flops[-1], mean[-1]), offset, textcoords="offset points", **word
-        )
+        ax.annotate(label, *place, textcoords="offset points", **word)
     ax.axhline(mean[-1], color=FAINT, lw=1.5, zorder=0)
-    ax.set(xlabel="training FLOPs", ylabel="validation, bits per byte", xlim=(0, None))
+    for run in shorter:
+        end = total_flops(run) / UNIT, run["final_val_loss"] / log(2)
+        ax.plot(*end, "o", color=COLORS["moe"], mfc="white", ms=5)
+    ax.set(xlabel="training FLOPs, in 10¹²", ylabel="validation, bits per byte")
+    ax.set_xlim(0, None)
     ax.margins(y=0.1)
     return finish(figure)
 
@@ -140,7 +149,8 @@ def _draw_seeds(
     ax: Axes, runs: Sequence[Run], skip: int, color: str
 ) -> tuple[list[float], list[float]]:
     """Lowest to highest seed as a band, their mean as a line."""
-    flops = [n * runs[0]["flops_per_token"] for n in runs[0]["tokens"]][skip:]
+    unit = runs[0]["flops_per_token"] / UNIT
+    flops = [tokens * unit for tokens in runs[0]["tokens"]][skip:]
     columns = list(zip(*(run["val_loss"][skip:] for run in runs), strict=True))
     bits = [[loss / log(2) for loss in losses] for losses in columns]
     mean = [fmean(losses) for losses in bits]
@@ -171,45 +181,64 @@ def more_experts(runs: Sequence[Run]) -> Drawing:
             ha="center",
             fontsize=9.5,
         )
-    ax.set(xlabel="experts, of which each token reads as many as before")
-    ax.set(ylabel="validation, bits per byte")
+    ax.set(xlabel="routed experts in a layer", ylabel="validation, bits per byte")
     ax.margins(x=0.08, y=0.2)
     return finish(figure)
 
 
 def readers(
-    shares: Sequence[Sequence[Mapping[str, float]]],
-    corpus: Mapping[str, float],
+    shares: Sequence[Sequence[Sequence[float]]],
+    corpus: Sequence[float],
+    kinds: Sequence[str],
     limit: float = 4.0,
 ) -> Drawing:
     """What does each expert read? More (blue) or less (grey) of a kind than its share.
 
     Args:
-        shares: [layers][experts], of an expert's tokens, by kind of text.
-        corpus: the same for all tokens.
+        shares: [layers, experts, kinds], of an expert's tokens.
+        corpus: [kinds], of all tokens.
         limit: this many times the corpus share, or more, is the darkest blue.
     """
     figure, axes = new_figure(0.19 * len(shares[0]) + 1.7, columns=len(shares))
     axes = [axes] if len(shares) == 1 else list(axes)
     for layer, (ax, experts) in enumerate(zip(axes, shares, strict=True)):
         image = [
-            [_times(expert[kind], corpus[kind], limit) for kind in corpus]
+            [_times(*pair, limit) for pair in zip(expert, corpus, strict=True)]
             for expert in experts
         ]
-        top = log2(limit)
-        ax.pcolormesh(image, cmap=LESS_OR_MORE, vmin=-top, vmax=top, ec="white", lw=0.5)
-        middle = [k + 0.5 for k in range(len(corpus))]
-        ax.set_xticks(middle, list(corpus), rotation=90, fontsize=9)
-        ax.set_title(f"MoE layer {layer + 1}", fontsize=10.5)
+        edge = {"vmin": -log2(limit), "vmax": log2(limit), "ec": "white", "lw": 0.5}
+        ax.pcolormesh(image, cmap=LESS_OR_MORE, **edge)
+        ax.set_xticks([k + 0.5 for k in range(len(kinds))], kinds, rotation=90)
         ax.set_yticks([e + 0.5 for e in range(0, len(experts), 5)])
         ax.set_yticklabels(str(e) for e in range(0, len(experts), 5))
-        ax.tick_params(length=0)
+        ax.set_title(f"MoE layer {layer + 1}", fontsize=10.5)
+        ax.tick_params(length=0, labelsize=9)
         ax.invert_yaxis()
     axes[0].set_ylabel("expert")
     return finish(figure)
 
 
 def _times(share: float, of_corpus: float, limit: float) -> float:
-    """How many times its share an expert reads, as a binary logarithm, within limits."""
+    """How many times its share is read, as a binary logarithm, within limits."""
     ratio = share / of_corpus if of_corpus else 1.0
     return log2(min(max(ratio, 1 / limit), limit))
+
+
+def told(counts: Sequence[Sequence[float]]) -> float:
+    """What share of the surprise about a token's kind does its expert take away?
+
+    0: experts read alike; 1: the expert tells the kind. (Mutual information of the
+    two, divided by the entropy of the kinds.)
+
+    counts: [experts, kinds], of one layer.
+    """
+    total = sum(map(sum, counts))
+    kinds = [sum(column) for column in zip(*counts, strict=True)]
+    before = _entropy(kinds)
+    after = sum(sum(row) / total * _entropy(row) for row in counts)
+    return 1 - after / before
+
+
+def _entropy(counts: Sequence[float]) -> float:
+    total = sum(counts)
+    return -sum(n / total * log2(n / total) for n in counts if n)
