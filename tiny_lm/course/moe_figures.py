@@ -1,4 +1,4 @@
-"""Pictures of the experts' part: who reads what, what it costs, what it buys.
+"""Pictures of the experts' part, and the few numbers that are read off its records.
 
 Chapter: 02_moe
 Source: course
@@ -109,9 +109,23 @@ def reach(points: Sequence[tuple[float, float]], level: float) -> float | None:
     return None
 
 
+def flops_so_far(run: Run) -> list[float]:
+    """What the training had cost at each measurement."""
+    return [tokens * run["flops_per_token"] for tokens in run["tokens"]]
+
+
 def total_flops(run: Run) -> float:
-    """What the whole training run cost."""
-    return run["tokens"][-1] * run["flops_per_token"]
+    """What the whole training cost."""
+    return flops_so_far(run)[-1]
+
+
+def by_length(runs: Sequence[Run], budget: float) -> dict[float, list[float]]:
+    """Final losses of all seeds, by the share of a budget of FLOPs, shortest first."""
+    found: dict[float, list[float]] = {}
+    for run in sorted(runs, key=total_flops):
+        share = round(total_flops(run) / budget, 2)
+        found.setdefault(share, []).append(run["final_val_loss"])
+    return found
 
 
 def equal_flops(
@@ -132,15 +146,14 @@ def equal_flops(
         is_baseline = label == labels[-1]
         color = COLORS["baseline" if is_baseline else "moe"]
         flops, mean = _draw_seeds(ax, runs_of(runs, label), skip, color)
-        place = (flops[-1], mean[-1]), (0, 9 if is_baseline else -11)
-        word = {"ha": "right", "va": "center", "fontweight": "bold", "color": color}
-        ax.annotate(label, *place, textcoords="offset points", **word)
+        word = {"va": "center", "fontweight": "bold", "color": color}
+        ax.text(flops[-1] * 1.02, mean[-1], label, **word)
     ax.axhline(mean[-1], color=FAINT, lw=1.5, zorder=0)
     for run in shorter:
         end = total_flops(run) / UNIT, run["final_val_loss"] / log(2)
         ax.plot(*end, "o", color=COLORS["moe"], mfc="white", ms=5)
     ax.set(xlabel="training FLOPs, in 10¹²", ylabel="validation, bits per byte")
-    ax.set_xlim(0, None)
+    ax.set_xlim(0, flops[-1] * 1.2)
     ax.margins(y=0.1)
     return finish(figure)
 
@@ -149,8 +162,7 @@ def _draw_seeds(
     ax: Axes, runs: Sequence[Run], skip: int, color: str
 ) -> tuple[list[float], list[float]]:
     """Lowest to highest seed as a band, their mean as a line."""
-    unit = runs[0]["flops_per_token"] / UNIT
-    flops = [tokens * unit for tokens in runs[0]["tokens"]][skip:]
+    flops = [count / UNIT for count in flops_so_far(runs[0])][skip:]
     columns = list(zip(*(run["val_loss"][skip:] for run in runs), strict=True))
     bits = [[loss / log(2) for loss in losses] for losses in columns]
     mean = [fmean(losses) for losses in bits]
@@ -176,9 +188,8 @@ def more_experts(runs: Sequence[Run]) -> Drawing:
         ax.annotate(
             f"{value:.3f}",
             (count, value),
-            (0, 8),
+            (5, 6),
             textcoords="offset points",
-            ha="center",
             fontsize=9.5,
         )
     ax.set(xlabel="routed experts in a layer", ylabel="validation, bits per byte")
