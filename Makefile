@@ -7,7 +7,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install P
 .PHONY: help setup book test lab labs bench experiments clean
 
 help:      ## this list
-	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 20
 
 setup:     ## the package alone, in .venv
 	$(SETUP)

@@ -5,6 +5,7 @@ Source: course
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -27,7 +28,6 @@ from tiny_lm.course.experiments.corpus import (
 from tiny_lm.course.experiments.plan import Experiment, Run, Scale
 from tiny_lm.course.experiments.pool import Pool
 from tiny_lm.course.experiments.products import (
-    check_grouped,
     precision,
     products_for,
 )
@@ -135,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _commit() -> str:
     """The commit of the code, and whether something was changed since."""
+    if not shutil.which("git"):
+        return "unknown"
     say = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     told = subprocess.run(say, cwd=ROOT, capture_output=True, text=True, check=False)
     return told.stdout.strip() or "unknown"
@@ -170,7 +172,6 @@ def main(arguments: list[str] | None = None) -> None:
         return
     session = _session(args, sources)
     print(f"text: {asdict(session.pool.store.text)}", file=sys.stderr)
-    check_grouped(products_for(args.device), args.device)
     session.record(args.only or NAMES)
 
 

@@ -10,7 +10,7 @@ alone.
 """
 
 import os
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
@@ -22,7 +22,9 @@ from tiny_lm import costs
 from tiny_lm.course.experiments.plan import Run
 from tiny_lm.course.experiments.products import check_grouped, products_for
 from tiny_lm.course.experiments.records import Store
-from tiny_lm.course.experiments.training import Parts, train_and_save
+from tiny_lm.course.experiments.training import Parts, Tick, train_and_save
+
+Failures = dict[str, BaseException]  # by the name of the run's record
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,24 @@ class Pool:
         """Train those that are not done; equal ones once.
 
         Raises:
+            ValueError: there is something to train, and no GPU where one is wanted.
             RuntimeError: some runs failed; names them. The others are kept.
         """
         todo = self.unfinished(runs)
+        if todo and self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device cuda was asked for, but torch sees no GPU here")
         steps = sum(run.training.steps for run in todo)
         about = f"{len(todo)} runs, {len(runs) - len(todo)} done or shared"
         with tqdm(
             total=steps, desc=about, unit="step", disable=not self.progress
         ) as bar:
-            if self.jobs == 1:
-                self._one_by_one(todo, bar)
-            else:
-                self._at_once(todo, bar)
+            work = self._one_by_one if self.jobs == 1 else self._at_once
+            failures = work(todo, bar) if todo else {}
+        if failures:
+            reasons = "; ".join(f"{name}: {e}" for name, e in failures.items())
+            raise RuntimeError(f"{len(failures)} runs failed: {reasons}") from next(
+                iter(failures.values())
+            )
 
     def unfinished(self, runs: list[Run]) -> list[Run]:
         """Each run that is not done, once, the longest first."""
@@ -63,40 +71,40 @@ class Pool:
         todo = [run for run in once.values() if not self.store.is_done(run)]
         return sorted(todo, key=_work, reverse=True)
 
-    def _one_by_one(self, todo: list[Run], bar: tqdm) -> None:
+    def _one_by_one(self, todo: list[Run], bar: tqdm) -> Failures:
+        failures = {}
+        check_grouped(products_for(self.device), self.device)
         for run in todo:
-            train_and_save(
-                run, self.store, self.parts, self.device, self.commit, bar.update
-            )
+            try:
+                self.train_here(run, bar.update)
+            except Exception as error:
+                failures[self.store.path(run).stem] = error
+        return failures
 
-    def _at_once(self, todo: list[Run], bar: tqdm) -> None:
+    def _at_once(self, todo: list[Run], bar: tqdm) -> Failures:
         context = get_context("spawn")
         counter = context.Value("q", 0)
         threads = max((os.cpu_count() or 1) // self.jobs, 1)
         arrays = tuple(part.numpy() for part in self.parts)
-        quiet = replace(self, parts=(), progress=False)
+        bare = replace(self, parts=())
         with ProcessPoolExecutor(
-            self.jobs, context, _start, (quiet, arrays, counter, threads)
+            self.jobs, context, _start, (bare, arrays, counter, threads)
         ) as executor:
-            futures = {executor.submit(_train_here, run): run for run in todo}
+            futures = {executor.submit(_train_in_process, run): run for run in todo}
             pending = set(futures)
             while pending:
                 _, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                 bar.update(counter.value - bar.n)
-        _raise_failures(futures)
+        errors = {run: future.exception() for future, run in futures.items()}
+        return {self.store.path(run).stem: e for run, e in errors.items() if e}
+
+    def train_here(self, run: Run, tick: Tick) -> None:
+        """Train one run in this process, done or not."""
+        train_and_save(run, self.store, self.parts, self.device, self.commit, tick)
 
 
-def _work(run: Run) -> float:
-    return run.training.steps * costs.count_parameters(run.config).total
-
-
-def _raise_failures(futures: dict[Future, Run]) -> None:
-    failed = {futures[f].label: f.exception() for f in futures if f.exception()}
-    if failed:
-        reasons = "\n".join(f"{label}: {error}" for label, error in failed.items())
-        raise RuntimeError(f"{len(failed)} runs failed:\n{reasons}") from next(
-            iter(failed.values())
-        )
+def _work(run: Run) -> tuple[int, int]:
+    return run.training.steps, costs.count_parameters(run.config).total
 
 
 _here: dict[str, Any] = {}  # what a process of the pool was started with
@@ -109,11 +117,11 @@ def _start(pool: Pool, arrays: tuple, counter: Any, threads: int) -> None:
     check_grouped(products_for(pool.device), pool.device)
 
 
-def _train_here(run: Run) -> None:
+def _train_in_process(run: Run) -> None:
     pool, counter = _here["pool"], _here["counter"]
 
     def tick() -> None:
         with counter.get_lock():
             counter.value += 1
 
-    train_and_save(run, pool.store, pool.parts, pool.device, pool.commit, tick)
+    pool.train_here(run, tick)
