@@ -1,6 +1,8 @@
 """Parameters and FLOPs: by hand, against real models, against published figures."""
 
+import random
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from tiny_lm.counts import (
     count_parameters,
     expert_combinations,
     expert_parameters,
+    experts_met,
     flops_per_token,
     forward_flops_by_part,
     norm_parameters,
@@ -98,6 +101,22 @@ def test_expert_combinations_grow_from_120_to_billions_at_the_same_cost():
     sixty_four = replace(sixteen, num_experts=64, top_k=8, d_expert=1)
     assert expert_combinations(sixteen) == 120
     assert expert_combinations(sixty_four) == 4_426_165_368
+
+
+def test_two_tokens_that_choose_one_of_two_experts_meet_one_and_a_half():
+    moe = MoEConfig(num_experts=2, num_shared=0, top_k=1, d_expert=1)
+    assert experts_met(moe, 1) == 1
+    assert experts_met(moe, 2) == 1.5
+
+
+def test_experts_met_is_the_mean_of_even_and_independent_choices():
+    moe = deepseek_v3().moe
+    numbers = random.Random(0)
+    met = [
+        len({e for _ in range(64) for e in numbers.sample(range(256), moe.top_k)})
+        for _ in range(200)
+    ]
+    assert experts_met(moe, 64) == pytest.approx(fmean(met), rel=0.01)
 
 
 @pytest.mark.parametrize(

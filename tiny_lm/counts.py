@@ -131,6 +131,16 @@ def expert_combinations(moe: MoEConfig) -> int:
     return math.comb(moe.num_experts, moe.top_k)
 
 
+def experts_met(moe: MoEConfig, num_tokens: int) -> float:
+    """Different routed experts that so many tokens read in one layer, on average.
+
+    Each token chooses `top_k` of them, all equally likely and whatever the others do:
+    the most a real router can spread, as tokens of one text resemble each other.
+    """
+    missed = (1 - moe.top_k / moe.num_experts) ** num_tokens
+    return moe.num_experts * (1 - missed)
+
+
 def forward_flops_by_part(
     config: ModelConfig, seq_len: int, causal: bool = True
 ) -> dict[str, Number]:
