@@ -38,7 +38,9 @@ def test_the_blue_area_is_the_share_of_the_busiest_expert():
 
 
 def test_each_panel_of_loads_has_its_title():
-    drawing = balance_figures.load_over_steps({"cold": [[1, 1]] * 2, "hot": [[2, 0]] * 2})
+    drawing = balance_figures.load_over_steps(
+        {"cold": [[1, 1]] * 2, "hot": [[2, 0]] * 2}
+    )
     assert {"cold", "hot"} <= set(words(drawing).split())
 
 
@@ -82,6 +84,15 @@ def test_pairs_join_the_runs_of_one_seed():
     drawing = balance_figures.pairs({"loss": groups, "MaxVio": groups})
     assert len(paths(drawing, FAINT, "stroke")) == 2 * 3
     assert {"none", "bias", "loss", "MaxVio"} <= set(words(drawing).split())
+
+
+def test_an_axis_from_zero_has_room_below_its_dots():
+    def lowest(*titles):
+        drawing = balance_figures.pairs({"MaxVio": {"none": [3.0, 2.9]}}, titles)
+        places = re.findall(r'<use xlink:href="#\w+" x="\S+" y="(\S+)"', drawing.svg)
+        return places
+
+    assert lowest("MaxVio") != lowest()
 
 
 def test_pairs_of_unequal_length_are_refused():

@@ -38,6 +38,7 @@ def load_over_steps(panels: Mapping[str, Sequence[Sequence[int]]]) -> Drawing:
         ax.stackplot(steps, layers, colors=fills[: len(layers)], lw=0)
         ax.set_title(title, fontsize=10.5)
         ax.set(xlim=(1, len(loads)), ylim=(0, 1), xlabel="step")
+        ax.set_xticks([len(loads) // 2, len(loads)])
         ax.yaxis.set_major_formatter(PercentFormatter(1))
         if ax is not axes[0]:
             ax.set_yticklabels([])
@@ -92,16 +93,23 @@ def _apart(
     return placed
 
 
-def pairs(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Drawing:
+def pairs(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], from_zero: Sequence[str] = ()
+) -> Drawing:
     """Is a difference larger than the spread? A dot a run, a line through each seed.
 
     panels: title to label to values, one a seed, in the same order of seeds.
+
+    Args:
+        from_zero: panels whose axis starts at zero.
     """
     figure, axes = new_figure(3.0, columns=len(panels))
     axes = [axes] if len(panels) == 1 else list(axes)
     for ax, (title, groups) in zip(axes, panels.items(), strict=True):
         _pair_panel(ax, groups)
         ax.set_title(title, fontsize=10.5)
+        if title in from_zero:
+            ax.set_ylim(bottom=0)
     return finish(figure)
 
 
