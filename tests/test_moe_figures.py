@@ -141,3 +141,20 @@ def test_readers_have_a_panel_for_each_layer():
     expert = [[0.5, 0.5]]
     drawing = moe_figures.readers([expert, expert], [0.5, 0.5], ["digits", "other"])
     assert "MoE layer 2" in words(drawing.svg)
+
+
+def test_every_run_has_a_line_of_its_own_and_every_group_its_colour():
+    groups = {
+        "moe": [run("moe", seed, [3.0, 2.0, 1.0 + seed]) for seed in range(3)],
+        "dense": [run("dense", 0, [3.0, 2.5, 2.0])],
+    }
+    svg = moe_figures.every_run(groups).svg
+    for color, number in ((COLORS["moe"], 3), (COLORS["baseline"], 1)):
+        lines = re.findall(
+            rf'd="[^"]*"[^>]*style="fill: none; stroke: {color.lower()}', svg
+        )
+        assert len(lines) == number
+    assert {"moe", "dense"} <= set(words(svg))
+    whole, cut = (moe_figures.every_run(groups, skip=n).svg for n in (0, 1))
+    moe = COLORS["moe"].lower()
+    assert len(heights(whole, moe)) == len(heights(cut, moe)) + 1

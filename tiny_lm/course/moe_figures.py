@@ -172,6 +172,23 @@ def _draw_seeds(
     return flops, mean
 
 
+def every_run(groups: Mapping[str, Sequence[Run]], skip: int = 0) -> Drawing:
+    """When do runs of one model part? A thin line for each run; the last is grey."""
+    figure, ax = new_figure(3.4)
+    for label, runs in groups.items():
+        color = COLORS["baseline" if label == list(groups)[-1] else "moe"]
+        for run in runs:
+            tokens = [count / 1e6 for count in run["tokens"][skip:]]
+            bits = [loss / log(2) for loss in run["val_loss"][skip:]]
+            ax.plot(tokens, bits, color=color, lw=1)
+        word = {"va": "center", "fontweight": "bold", "color": color}
+        last = fmean(run["val_loss"][-1] for run in runs) / log(2)
+        ax.text(tokens[-1] * 1.02, last, label, **word)
+    ax.set(xlabel="training tokens, in millions", ylabel="validation, bits per byte")
+    ax.set_xlim(0, tokens[-1] * 1.2)
+    return finish(figure)
+
+
 def more_experts(runs: Sequence[Run]) -> Drawing:
     """Does the loss go on falling with more experts? The final loss of each run.
 

@@ -128,7 +128,7 @@ def assemble(experiment: Experiment, store: Store) -> Record:
         "name": experiment.name,
         "question": experiment.question,
         "created": newest["created"],
-        "commit": newest["commit"],
+        "commit": ", ".join(dict.fromkeys(run["commit"] for run in runs)),
         "versions": newest["versions"],
         "device": newest["device"],
         "precision": store.precision,
