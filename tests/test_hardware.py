@@ -125,12 +125,12 @@ def test_a_machine_at_measured_rates():
     ("field", "value", "message"),
     [
         ("gpus_per_node", 0, "gpus_per_node must be ≥ 1, got 0"),
-        ("memory_bytes_per_s", 0, "memory_bytes_per_s must be positive, got 0"),
-        ("network_bytes_per_s", -1, "network_bytes_per_s must be positive, got -1"),
+        ("memory_bytes_per_s", 0.0, "memory_bytes_per_s must be positive, got 0"),
+        ("network_bytes_per_s", -1.0, "network_bytes_per_s must be positive, got -1"),
         ("launch_s", -1e-6, "launch_s must not be negative"),
-        ("network_alpha_s", -1, "network_alpha_s must not be negative, got -1"),
+        ("network_alpha_s", -1.0, "network_alpha_s must not be negative, got -1"),
         ("fp8_efficiency", 1.5, r"fp8_efficiency must be in \(0, 1\], got 1.5"),
-        ("nvlink_efficiency", 0, r"nvlink_efficiency must be in \(0, 1\], got 0"),
+        ("nvlink_efficiency", 0.0, r"nvlink_efficiency must be in \(0, 1\], got 0"),
     ],
 )
 def test_an_impossible_machine_is_refused(field, value, message):

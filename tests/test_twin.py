@@ -30,7 +30,7 @@ SMALL = Work(
 
 
 def test_each_factor_scales_its_own_figures_and_no_other():
-    by = Factors(flops=0.5, memory=0.25, nvlink=0.1, network=0.2, launch=3, alpha=7)
+    by = Factors(flops=0.5, memory=0.25, nvlink=0.1, network=0.2, launch=3.0, alpha=7.0)
     small = scaled_twin(H800, by)
     assert small.bf16_flops_per_s == H800.bf16_flops_per_s * 0.5
     assert small.fp8_flops_per_s == H800.fp8_flops_per_s * 0.5
@@ -81,7 +81,7 @@ def test_a_twin_may_have_smaller_nodes():
 
 
 def test_what_is_not_known_stays_unknown():
-    a100 = scaled_twin(machine("a100"), Factors(network=0.1, launch=2))
+    a100 = scaled_twin(machine("a100"), Factors(network=0.1, launch=2.0))
     assert a100.network_bytes_per_s is a100.launch_s is a100.fp8_flops_per_s is None
 
 
@@ -98,5 +98,5 @@ def test_work_that_only_one_step_has_cannot_be_scaled():
 
 
 def test_a_factor_must_be_positive():
-    with pytest.raises(ValueError, match="factor launch must be positive, got 0"):
-        Factors(launch=0)
+    with pytest.raises(ValueError, match="factor launch must be positive, got 0.0"):
+        Factors(launch=0.0)

@@ -1,4 +1,4 @@
-"""A machine as much weaker as a tiny model is smaller, so that its timelines look alike.
+"""A machine as much weaker as a tiny model is smaller: its timelines look alike.
 
 Chapter: 05_comm
 Source: course
@@ -25,12 +25,12 @@ from tiny_lm.hardware import Machine
 class Work:
     """What one rank does in a step, kind by kind, as a tape or `costs` counts it."""
 
-    flops: float
-    memory_bytes: float
-    nvlink_bytes: float  # sent inside the node
-    network_bytes: float  # sent to other nodes
-    launches: float
-    messages: float
+    flops: int | float
+    memory_bytes: int | float
+    nvlink_bytes: int | float  # sent inside the node
+    network_bytes: int | float  # sent to other nodes
+    launches: int | float
+    messages: int | float
 
 
 @dataclass(frozen=True, kw_only=True)
