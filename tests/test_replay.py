@@ -295,3 +295,26 @@ def test_streams_never_overlap_themselves_and_the_parts_add_up():
     for row in timeline.summary():
         assert row.compute_ps + row.exposed_ps + row.bubble_ps == timeline.step_ps
         assert 0 <= row.exposed_ps <= row.comm_ps
+
+
+def calls_of(made):
+    """How many functions of the package one replay calls: its work, not its time."""
+    count = 0
+
+    def tally(frame, event, _):
+        nonlocal count
+        count += event == "call" and "gpus" in frame.f_code.co_filename
+
+    sys.setprofile(tally)
+    try:
+        replay(made, TOY)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_work_grows_as_the_tapes_do():
+    one = calls_of(random_tapes(0, num_layers=50))
+    four = calls_of(random_tapes(0, num_layers=200))
+    assert one > 6 * 50 * 9
+    assert 3.6 < four / one < 4.1

@@ -14,7 +14,7 @@ from tiny_lm.gpus.timeline import COMM, KERNEL, WAIT, Span, Timeline
 from tiny_lm.gpus.trace import FIRST
 
 UNITS = ((10**12, "s"), (10**9, "ms"), (10**6, "µs"), (10**3, "ns"), (1, "ps"))
-LABELLED = 0.07  # share of the width that a bar needs to carry its name
+CHARACTERS = 52  # that fit side by side into the width of a figure, in small type
 PALE = "#F0F0F0"
 
 
@@ -34,7 +34,8 @@ def gantt(
     Args:
         ranks: those to show, from the top; all where none are named.
         window_ps: start and end of what is shown; the whole step where none is given.
-        colors: names in `COLORS`, by the name of a span; grey where none is given.
+        colors: names in `COLORS`, by the name of a span or its first word; a kernel
+            that is not among them is grey.
 
     Raises:
         ValueError: a rank that the timeline lacks, or a window of no length.
@@ -90,16 +91,26 @@ def _bar(
     colors: Mapping[str, str],
 ) -> None:
     left, row, length = box
-    fill = COLORS[colors.get(span.name, "baseline")]
-    fill = {KERNEL: fill, COMM: COLORS["comm"], WAIT: PALE}[span.kind]
+    first_word = span.name.partition(" ")[0]
+    kernel = COLORS[colors.get(span.name, colors.get(first_word, "baseline"))]
+    fill = {KERNEL: kernel, COMM: COLORS["comm"], WAIT: PALE}[span.kind]
     hatch = {"hatch": "////", "edgecolor": FAINT} if span.kind == WAIT else {}
     line = {"edgecolor": "white", **hatch}
     ax.barh(row, length, 0.72, left, color=fill, linewidth=0.6, **line)
-    if span.kind != WAIT and length > LABELLED * width:
-        text = span.name[: int(70 * length / width)]
-        color = INK if span.kind == COMM else "white"
-        at = {"ha": "center", "va": "center", "clip_on": True}
-        ax.text(left + length / 2, row, text, color=color, fontsize=8, **at)
+    name = "waits" if span.kind == WAIT else span.name
+    color = "white" if span.kind == KERNEL else INK
+    _label(ax, name, (left + length / 2, row), length / width, color)
+
+
+def _label(
+    ax: Axes, text: str, at: tuple[float, float], room: float, color: str
+) -> None:
+    """The text where it fits into this share of the width, else its first word."""
+    for candidate in (text, text.partition(" ")[0]):
+        if len(candidate) <= CHARACTERS * room:
+            middle = {"ha": "center", "va": "center"}
+            ax.text(*at, candidate, color=color, fontsize=8, **middle)
+            return
 
 
 def where_time_goes(timelines: Mapping[str, Timeline]) -> Drawing:
@@ -113,19 +124,20 @@ def where_time_goes(timelines: Mapping[str, Timeline]) -> Drawing:
         ("bubble", PALE),
     )
     for row, timeline in enumerate(timelines.values()):
-        left = 0.0
-        times = timeline.summary()
+        left, times = 0.0, timeline.summary()
         for name, color in parts:
             total = sum(getattr(time, f"{name}_ps") for time in times)
             length = total / len(times) / scale
             ax.barh(row, length, 0.7, left, color=color)
-            if row == 0 and length > LABELLED * longest / scale:
-                text = "communication" if name == "exposed" else name
-                above = {"ha": "center", "va": "bottom", "fontsize": 9}
-                ax.text(left + length / 2, row - 0.4, text, color=INK, **above)
+            text = "communication" if name == "exposed" else name
+            label = INK if color != COLORS["baseline"] else "white"
+            room = length * scale / (1.2 * longest)
+            _label(ax, text, (left + length / 2, row), room, label)
             left += length
         ax.text(left, row, f" {timeline.step_ps / scale:.3g} {unit}", va="center")
     ax.set(xlim=(0, 1.2 * longest / scale), xlabel=f"emulated time in {unit}")
-    ax.set(ylim=(len(timelines) - 0.5, -0.8), yticks=range(len(timelines)))
+    ax.set(ylim=(len(timelines) - 0.5, -0.5), yticks=range(len(timelines)))
     ax.set_yticklabels(list(timelines))
+    machines = dict.fromkeys(timeline.machine for timeline in timelines.values())
+    figure.suptitle(f"emulated: {', '.join(machines)}", fontsize=9.5, color=INK)
     return finish(figure)
