@@ -173,6 +173,32 @@ def test_a_rank_without_a_tape_sends_back_what_it_gets():
     assert links.message(2, 0, 1, 0)[0] == 1200  # its receiving port was busy too
 
 
+def test_ports_of_a_rank_without_a_tape_are_not_kept():
+    """Rank 1 stands for others: what it does with 0 is no trouble of 2's."""
+    links = Links(Prices(ONE_NODE), (0, 2))
+    one, other = same("reduce", 2, 10, root=0), calls("reduce", [(10,)] * 2, (2, 1), 2)
+    assert links.collective({0: one[0]}, 0) == 107
+    assert links.collective({2: other[2]}, 0) == 107
+
+
+def test_links_keep_different_collectives_apart():
+    """A plan made once is for its kind, group, root and sizes alone."""
+    links, now = Links(Prices(TOY), range(4)), 0
+    for made in (
+        same("all_gather", 2, 4),
+        same("all_gather", 2, 8),  # other sizes
+        same("reduce_scatter", 2, 8),  # another kind
+        calls("reduce_scatter", [(8,)] * 2, group=(1, 2)),  # another group
+        calls("all_to_all", [(0, 8), (0, 0)]),
+        calls("all_to_all", [(0, 8), (9, 0)]),  # other rows of the second rank
+    ):
+        now += 10**6  # all ports are free again
+        assert links.collective(made, now) - now == duration(TOY, made), made
+    links.collective(same("broadcast", 2, 8, root=0), now + 10**6)
+    links.collective(same("broadcast", 2, 8, root=1), now + 2 * 10**6)
+    assert links.message(1, 0, 1, now + 2 * 10**6)[0] == now + 2 * 10**6 + 87
+
+
 def test_rounds_of_thousands_of_ranks_are_planned_at_once():
     made = same("all_reduce", 2048, 2048 * 3)
     assert duration(TOY, made) == 2 * 2047 * (FAR_ALPHA + 3 * FAR_BETA)

@@ -64,7 +64,7 @@ def replay(
     """
     if all_reduce not in ALL_REDUCES:
         raise ValueError(f"all_reduce must be ring or tree, got {all_reduce!r}")
-    tapes = sorted(tapes, key=lambda tape: tape.rank)
+    tapes = list(tapes)
     check(tapes, mirror)
     prices = Prices(machine)
     links = Links(prices, (tape.rank for tape in tapes), all_reduce)
