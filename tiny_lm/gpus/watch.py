@@ -19,18 +19,26 @@ from pathlib import Path
 
 import torch
 
-# A rank that is done waits this long for the others before it closes its connections.
-# Closing wakes a rank that waits for one that has left, so it fails instead of hanging.
-LEAVE_S = 3.0
+from tiny_lm.gpus.output import Screen
 
 # After one rank has failed, others fail because of it: wait a moment to see them all.
 SETTLE_S = 0.3
+
+# What usually stands behind a signal.
+MEANINGS = {
+    "SIGKILL": "often this means that the machine's memory ran out",
+    "SIGABRT": "C++ code gave up; ranks that send each other different numbers of "
+    "bytes can be the cause",
+    "SIGSEGV": "C++ code read or wrote memory that is not there",
+    "SIGTERM": "something outside asked it to end",
+}
 
 
 class Rank:
     """The caller's end of one rank.
 
-    result: what the rank sent, still pickled; None until then
+    news: the kind of the last message, "ready" or "done"; None until it comes
+    content: what came with it
     failure: what went wrong, in words; None if nothing did
     notes: the file in which the rank writes where it was when time ran out
     """
@@ -42,14 +50,21 @@ class Rank:
         self.process = process
         self.pipe = pipe
         self.notes = notes
-        self.result: bytes | None = None
+        self.news: str | None = None
+        self.content = b""
         self.failure: str | None = None
         self.died = False
 
     @property
     def running(self) -> bool:
-        """Neither a result nor a failure yet."""
-        return self.result is None and self.failure is None
+        """Neither a message nor a failure yet."""
+        return self.news is None and self.failure is None
+
+    def send(self, message: bytes) -> None:
+        """Tell the rank to go on; its answer is news."""
+        self.news, self.content = None, b""
+        with contextlib.suppress(OSError):  # one that died is noticed by its silence
+            self.pipe.send_bytes(message)
 
     def look(self) -> None:
         """Take note of what the rank has sent, or that it died without a word."""
@@ -57,21 +72,24 @@ class Rank:
             return
         try:
             if self.pipe.poll():
-                succeeded, content = pickle.loads(self.pipe.recv_bytes())
-                if succeeded:
-                    self.result = content
+                kind, content = pickle.loads(self.pipe.recv_bytes())
+                if kind == "raised":
+                    self.failure = f"rank {self.number} {content}"
                 else:
-                    self.failure = f"rank {self.number} raised\n\n{content}"
+                    self.news, self.content = kind, content
             elif not self.process.is_alive():
                 self._note_death()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             self._note_death()
 
     def _note_death(self) -> None:
         self.process.join(SETTLE_S)
         code = self.process.exitcode
         if code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
+            name = signal.Signals(-code).name
+            how = f"was killed by {name}"
+            if name in MEANINGS:
+                how += f" ({MEANINGS[name]})"
         else:
             how = f"ended with exit code {code}"
         self.died = True
@@ -86,22 +104,15 @@ class Rank:
         outside = [line for line in lines if torch_folder not in line]
         return next(iter(outside or lines), "still starting")
 
-    def release(self) -> None:
-        """Let a rank that is done close its connections and end."""
-        with contextlib.suppress(OSError):
-            self.pipe.send_bytes(b"")
-
-    def stop(self, patience_s: float = 0.0) -> None:
-        """End the process, by force if it has not ended by itself in time."""
-        self.process.join(patience_s)
-        self.process.kill()
+    def close(self) -> None:
+        """Let go of the process, which has ended."""
         self.process.join()
         self.process.close()
         self.pipe.close()
 
 
-def await_results(ranks: Sequence[Rank], deadline: float) -> None:
-    """Return when every rank has a result.
+def await_news(ranks: Sequence[Rank], screen: Screen, deadline: float) -> None:
+    """Print what the ranks print, and return when every one of them has news.
 
     Args:
         deadline: in the seconds of `time.time()`.
@@ -111,13 +122,18 @@ def await_results(ranks: Sequence[Rank], deadline: float) -> None:
     """
     while running := [rank for rank in ranks if rank.running]:
         left_s = deadline + SETTLE_S - time.time()
-        ends = [end for rank in running for end in (rank.pipe, rank.process.sentinel)]
-        if not wait(ends, timeout=max(left_s, 0.0)):
+        if left_s <= 0:
+            screen.show(everything=True)
             raise RuntimeError(_too_late(ranks))
+        ends = [end for rank in running for end in (rank.pipe, rank.process.sentinel)]
+        wait(ends + screen.open_pipes, timeout=min(left_s, screen.wait_s or 1.0))
         for rank in running:
             rank.look()
+        screen.show()
         if any(rank.failure for rank in ranks):
-            raise RuntimeError(_first_cause(ranks))
+            cause = _first_cause(ranks)
+            screen.show(everything=True)
+            raise RuntimeError(cause)
 
 
 def _first_cause(ranks: Sequence[Rank]) -> str:
@@ -126,7 +142,7 @@ def _first_cause(ranks: Sequence[Rank]) -> str:
         rank.look()
     failed = [rank for rank in ranks if rank.failure]
     cause = min(failed, key=lambda rank: (not rank.died, rank.number))
-    done = [str(rank.number) for rank in ranks if rank.result is not None]
+    done = [str(rank.number) for rank in ranks if rank.news is not None]
     if done and not cause.died:
         return f"{cause.failure}\nAlready done by then: rank {', '.join(done)}."
     return cause.failure

@@ -1,0 +1,118 @@
+"""Ranks that start together, answer calls together and end together.
+
+Chapter: 05_comm
+Source: torch_distributed
+
+A team that has failed once is not repaired: all its ranks are ended, and a new team is
+started where another call follows.
+"""
+
+import linecache
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable
+from multiprocessing.context import BaseContext
+from multiprocessing.util import get_temp_dir
+
+import cloudpickle
+
+from tiny_lm.gpus.output import Outlet, Screen
+from tiny_lm.gpus.rank import Place, Settings, Task
+from tiny_lm.gpus.start import start_process
+from tiny_lm.gpus.watch import Rank, await_news
+
+# Windows knows no file descriptors that two processes share.
+BY_FD = os.name == "posix"
+
+
+def pack(fn: Callable, args: tuple) -> bytes:
+    """A function and its arguments as bytes that any rank can read.
+
+    Raises:
+        TypeError: something in them cannot leave this process.
+    """
+    try:
+        return cloudpickle.dumps((fn, args))
+    except Exception as error:
+        name = getattr(fn, "__name__", repr(fn))
+        raise TypeError(
+            f"{name} or one of its arguments cannot travel to the ranks: {error}"
+        ) from error
+
+
+class Team:
+    """Some ranks, started and on their way to their first call."""
+
+    def __init__(
+        self, size: int, target: Callable[..., None], context: BaseContext, prefix: bool
+    ) -> None:
+        self.folder = tempfile.mkdtemp(dir=get_temp_dir())
+        self.ranks: list[Rank] = []
+        self.screen = Screen([])
+        self._owner = os.getpid()
+        try:
+            for number in range(size):
+                place = Place(number, size, self.folder, Settings.now(), BY_FD)
+                self._start(place, target, context, f"rank {number}: " * prefix)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(
+        self, place: Place, target: Callable, context: BaseContext, label: str
+    ) -> None:
+        ours, theirs = context.Pipe()
+        outputs, inlets = zip(*(context.Pipe(duplex=False) for _ in "oe"), strict=True)
+        process = start_process(
+            context, target, place, theirs, inlets, name=f"rank {place.number}"
+        )
+        for end in (theirs, *inlets):
+            end.close()
+        self.ranks.append(Rank(place.number, process, ours, place.notes()))
+        for pipe, stream in zip(outputs, ("stdout", "stderr"), strict=True):
+            self.screen.outlets.append(Outlet(pipe, stream, label, place.by_fd))
+
+    @property
+    def well(self) -> bool:
+        """No rank has died while nobody called."""
+        for rank in self.ranks:
+            rank.look()
+        return all(r.failure is None and r.process.is_alive() for r in self.ranks)
+
+    def call(self, work: bytes, deadline: float) -> list[bytes]:
+        """Hand the work to every rank, and wait for what they return."""
+        self.screen.restart()
+        await_news(self.ranks, self.screen, deadline)
+        task = pickle.dumps(Task(work, deadline, _cells(), Settings.now()))
+        for rank in self.ranks:
+            rank.send(task)
+        await_news(self.ranks, self.screen, deadline)
+        self.screen.show(everything=True)
+        results = [rank.content for rank in self.ranks]
+        for rank in self.ranks:
+            rank.send(b"all are done")
+        return results
+
+    def stop(self) -> None:
+        """End all ranks at once, and leave nothing behind."""
+        if os.getpid() != self._owner:
+            return  # a fork of the caller: the ranks are not its own
+        for rank in self.ranks:
+            rank.process.kill()
+        for rank in self.ranks:
+            rank.close()
+        for outlet in self.screen.outlets:
+            outlet.pipe.close()
+        self.ranks, self.screen = [], Screen([])
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _cells() -> dict[str, tuple]:
+    """Source lines that are in no file: those of notebook cells."""
+    return {
+        name: entry
+        for name, entry in linecache.cache.items()
+        if len(entry) == 4 and entry[1] is None  # no time of change: not a file on disk
+    }
