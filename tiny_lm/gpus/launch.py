@@ -38,7 +38,8 @@ from typing import Any, NoReturn, Self
 import torch
 import torch.distributed as dist
 
-from tiny_lm.gpus.rank import Place, serve
+from tiny_lm.gpus import comm
+from tiny_lm.gpus.rank import LEAVE_S, Place, serve
 from tiny_lm.gpus.start import start_context
 from tiny_lm.gpus.team import Team, pack
 
@@ -57,6 +58,8 @@ class Cluster:
         world_size: number of ranks, at least 1.
         prefix: begin each line that a rank prints with its number. Without it, output
             is handed on as it comes: for a progress bar, which rewrites its line.
+        checked: compare the calls of all ranks before they are made, and explain those
+            that do not fit (`board`). Costs some microseconds a call.
         start_method: "forkserver" or "spawn"; by default the first that exists here.
 
     Raises:
@@ -64,13 +67,17 @@ class Cluster:
     """
 
     def __init__(
-        self, world_size: int, *, prefix: bool = True, start_method: str | None = None
+        self,
+        world_size: int,
+        *,
+        prefix: bool = True,
+        checked: bool = True,
+        start_method: str | None = None,
     ) -> None:
         if world_size < 1:
             raise ValueError(f"world_size must be at least 1, got {world_size}")
         self.world_size = world_size
-        self._prefix = prefix
-        self._context = start_context(start_method)
+        self._options = start_context(start_method), prefix, checked
         self._closed = False
         self._team = self._start()
 
@@ -114,10 +121,12 @@ class Cluster:
     def close(self) -> None:
         """End the ranks; closing twice is fine."""
         self._closed = True
+        if self._team:
+            self._team.stop(LEAVE_S)
         self._stop()
 
     def _start(self) -> Team:
-        team = Team(self.world_size, _be_rank, self._context, self._prefix)
+        team = Team(self.world_size, _be_rank, *self._options)
         self._end = weakref.finalize(self, team.stop)
         return team
 
@@ -141,6 +150,7 @@ def run_ranks(
     *args: Any,
     timeout_s: float = 600.0,
     prefix: bool = False,
+    checked: bool = True,
     start_method: str | None = None,
 ) -> list[Any]:
     """Start ranks for one call: `Cluster(world_size).run(fn, *args)`, and end them.
@@ -148,7 +158,7 @@ def run_ranks(
     For programs, whose output is their own: it is handed on as it comes.
 
     Args:
-        world_size, prefix, start_method: as of `Cluster`.
+        world_size, prefix, checked, start_method: as of `Cluster`.
         timeout_s: as of `Cluster.run`.
 
     Returns:
@@ -160,7 +170,8 @@ def run_ranks(
     """
     if timeout_s <= 0:
         raise ValueError(f"timeout_s must be positive, got {timeout_s}")
-    with Cluster(world_size, prefix=prefix, start_method=start_method) as gpus:
+    options = {"prefix": prefix, "checked": checked, "start_method": start_method}
+    with Cluster(world_size, **options) as gpus:
         return gpus.run(fn, *args, timeout_s=timeout_s)
 
 
@@ -168,25 +179,32 @@ def run_ranks(
 
 
 def _be_rank(place: Place, pipe: Connection, outputs: Sequence[Connection]) -> None:
-    serve(place, pipe, outputs, _join, _part)
+    serve(place, pipe, outputs, _Gloo())
 
 
-def _join(place: Place, number: int) -> None:
-    _use_loopback()
-    store = dist.FileStore(str(Path(place.folder, f"store-{number}")), place.world_size)
-    dist.init_process_group(
-        "gloo",
-        store=store,
-        rank=place.number,
-        world_size=place.world_size,
-        timeout=timedelta(days=30),  # the caller's time limits are shorter
-    )
-    dist.barrier()  # without it, a rank that is done early can leave others hanging
+class _Gloo:
+    """The wires of emulated GPUs."""
 
+    def join(self, place: Place, run: int) -> None:
+        _use_loopback()
+        path = Path(place.folder, f"store-{run}")
+        dist.init_process_group(
+            "gloo",
+            store=dist.FileStore(str(path), place.world_size),
+            rank=place.number,
+            world_size=place.world_size,
+            timeout=timedelta(days=30),  # the caller's time limits are shorter
+        )
+        dist.barrier()  # without it, a rank that is done early can leave others hanging
 
-def _part() -> None:
-    if dist.is_initialized():  # the call may have left by itself
-        dist.destroy_process_group()
+    def part(self) -> None:
+        if dist.is_initialized():  # the call may have left by itself
+            dist.destroy_process_group()
+
+    def traffic(self) -> tuple[int, int]:
+        if not dist.is_initialized():
+            return 0, 0
+        return comm.operations(), dist.distributed_c10d._world.group_count
 
 
 def _use_loopback() -> None:

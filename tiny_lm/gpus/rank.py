@@ -9,6 +9,7 @@ thread. What stays are imported modules and what was written into them, as in a
 notebook.
 """
 
+import contextlib
 import faulthandler
 import itertools
 import linecache
@@ -21,20 +22,25 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TextIO
 
 import cloudpickle
 import torch
 
+from tiny_lm.gpus.board import Board, Mismatch, Seat, take_seat
 from tiny_lm.gpus.output import redirect
 
 # A rank that is done waits this long for the others before it closes its connections.
 # Closing wakes a rank that waits for one that has left, so it fails instead of hanging.
 LEAVE_S = 3.0
+
+# What the caller says when all ranks are done: whether their group can be used again.
+KEEP, ANEW = b"keep", b"anew"
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,15 @@ class Place:
     folder: str  # where ranks meet, and where each writes down what it was doing
     settings: Settings
     by_fd: bool  # how output is caught
+    lock: AbstractContextManager | None  # of the board; None: nothing is compared
 
     def notes(self) -> Path:
         """The file in which a rank writes where it was when time ran out."""
         return Path(self.folder, f"{self.number}.txt")
+
+    def board(self) -> Path:
+        """The file in which all ranks write down their calls."""
+        return Path(self.folder, "board")
 
 
 @dataclass(frozen=True)
@@ -83,40 +94,81 @@ class Task:
     settings: Settings
 
 
-def serve(
-    place: Place,
-    pipe: Connection,
-    outputs: Sequence[Connection],
-    join: Callable[[Place, int], None],
-    part: Callable[[], None],
-) -> None:
-    """Be a rank until the caller ends it.
+class Wires(Protocol):
+    """How ranks are joined: what `serve` has to know of a process group."""
 
-    Args:
-        join: makes the process group of the n-th call.
-        part: leaves it, and all others that the call made.
-    """
+    def join(self, place: Place, run: int) -> None:
+        """Make the default group."""
+
+    def part(self) -> None:
+        """Leave it, and all others."""
+
+    def traffic(self) -> tuple[int, int]:
+        """Operations of the default group so far, and groups made so far."""
+
+
+def serve(
+    place: Place, pipe: Connection, outputs: Sequence[Connection], wires: Wires
+) -> None:
+    """Be a rank until the caller closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     threading.Thread(target=_end_with_caller, args=(place,), daemon=True).start()
     redirect(outputs, place.by_fd)
     place.settings.adopt()
+    seat = None
+    if place.lock is not None:
+        seat = Seat(Board(place.board(), place.world_size), place.number, place.lock)
     seed = torch.get_rng_state()
-    with place.notes().open("w") as notes:
-        for number in itertools.count():
+    joined = False
+    with place.notes().open("w") as notes, contextlib.suppress(EOFError):
+        for run in itertools.count(1):
             _forget(seed)
-            join(place, number)
+            if not joined:
+                wires.join(place, run)
             _send(pipe, "ready", b"")
             task = pickle.loads(pipe.recv_bytes())
-            notes.seek(0)
-            notes.truncate()
-            left_s = max(task.deadline - time.time(), 0.01)
-            faulthandler.dump_traceback_later(left_s, file=notes)
-            message = _work(place.number, task)
-            faulthandler.cancel_dump_traceback_later()
+            with _watched(task.deadline, notes):
+                message = _answer(place.number, run, task, seat, wires)
             _send(pipe, *message)
-            pipe.poll(LEAVE_S)
-            part()
-            pipe.recv_bytes()  # all ranks are done
+            joined = pipe.poll(LEAVE_S)
+            if not joined:
+                wires.part()
+            if pipe.recv_bytes() == KEEP:
+                if not joined:
+                    return  # the others kept theirs: a new team has to come
+            elif joined:
+                wires.part()
+                joined = False
+
+
+@contextlib.contextmanager
+def _watched(deadline: float, notes: TextIO) -> Iterator[None]:
+    """Write down where this process is if it is not done in time."""
+    notes.seek(0)
+    notes.truncate()
+    left_s = max(deadline - time.time(), 0.01)
+    faulthandler.dump_traceback_later(left_s, file=notes)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _answer(
+    number: int, run: int, task: Task, seat: Seat | None, wires: Wires
+) -> tuple[str, Any]:
+    """Make the call; "done" is said only where the group is as good as new."""
+    take_seat(seat)
+    if seat:
+        seat.begin(run)
+    operations, groups = wires.traffic()
+    message = _work(number, task, seat)
+    if seat and message[0] == "done":
+        if wires.traffic() == (operations + seat.operations, groups):
+            return message
+    if message[0] == "done":
+        return "done, and more", message[1]
+    return message
 
 
 def _end_with_caller(place: Place) -> None:
@@ -126,7 +178,7 @@ def _end_with_caller(place: Place) -> None:
     os._exit(1)
 
 
-def _send(pipe: Connection, kind: str, content: bytes | str) -> None:
+def _send(pipe: Connection, kind: str, content: Any) -> None:
     for stream in (sys.stdout, sys.stderr):
         if not stream.closed:
             stream.flush()
@@ -142,13 +194,17 @@ def _forget(seed: torch.Tensor) -> None:
     torch.set_rng_state(seed)
 
 
-def _work(number: int, task: Task) -> tuple[str, bytes | str]:
+def _work(number: int, task: Task, seat: Seat | None) -> tuple[str, Any]:
     """Make the call; its result as bytes, or what went wrong in words."""
     try:
         task.settings.adopt()
         linecache.cache.update(task.sources)
         fn, args = pickle.loads(task.work)
         result = fn(number, *args)
+        if seat:
+            seat.leave()
+    except Mismatch as error:
+        return "mismatch", (seat.run, error.members, error.number)
     except BaseException as error:
         return "raised", _tell(error)
     try:

@@ -12,14 +12,16 @@ import os
 import pickle
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from multiprocessing.util import get_temp_dir
 
 import cloudpickle
 
+from tiny_lm.gpus.board import Board
 from tiny_lm.gpus.output import Outlet, Screen
-from tiny_lm.gpus.rank import Place, Settings, Task
+from tiny_lm.gpus.rank import ANEW, KEEP, LEAVE_S, Place, Settings, Task
 from tiny_lm.gpus.start import start_process
 from tiny_lm.gpus.watch import Rank, await_news
 
@@ -46,15 +48,26 @@ class Team:
     """Some ranks, started and on their way to their first call."""
 
     def __init__(
-        self, size: int, target: Callable[..., None], context: BaseContext, prefix: bool
+        self,
+        size: int,
+        target: Callable[..., None],
+        context: BaseContext,
+        prefix: bool,
+        checked: bool,
     ) -> None:
         self.folder = tempfile.mkdtemp(dir=get_temp_dir())
         self.ranks: list[Rank] = []
         self.screen = Screen([])
+        self.board: Board | None = None
         self._owner = os.getpid()
+        self._lock = context.Lock() if checked else None
         try:
             for number in range(size):
-                place = Place(number, size, self.folder, Settings.now(), BY_FD)
+                place = Place(
+                    number, size, self.folder, Settings.now(), BY_FD, self._lock
+                )
+                if checked and not number:
+                    self.board = Board(place.board(), size)
                 self._start(place, target, context, f"rank {number}: " * prefix)
         except BaseException:
             self.stop()
@@ -84,28 +97,46 @@ class Team:
     def call(self, work: bytes, deadline: float) -> list[bytes]:
         """Hand the work to every rank, and wait for what they return."""
         self.screen.restart()
-        await_news(self.ranks, self.screen, deadline)
+        await_news(self.ranks, self.screen, None, deadline)
         task = pickle.dumps(Task(work, deadline, _cells(), Settings.now()))
         for rank in self.ranks:
             rank.send(task)
-        await_news(self.ranks, self.screen, deadline)
+        await_news(self.ranks, self.screen, self.board, deadline)
         self.screen.show(everything=True)
         results = [rank.content for rank in self.ranks]
+        message = KEEP if self._as_good_as_new() else ANEW
         for rank in self.ranks:
-            rank.send(b"all are done")
+            rank.send(message)
         return results
 
-    def stop(self) -> None:
-        """End all ranks at once, and leave nothing behind."""
+    def _as_good_as_new(self) -> bool:
+        """Every call was compared, and none has left the group for being done early."""
+        times = [rank.came for rank in self.ranks]
+        together = max(times) - min(times) < LEAVE_S / 2
+        return together and all(rank.news == "done" for rank in self.ranks)
+
+    def stop(self, patience_s: float = 0.0) -> None:
+        """End all ranks at once, and leave nothing behind.
+
+        Args:
+            patience_s: for ranks without work, to end by themselves.
+        """
         if os.getpid() != self._owner:
             return  # a fork of the caller: the ranks are not its own
+        deadline = time.monotonic() + patience_s
+        for rank in self.ranks:
+            rank.pipe.close()
+        for rank in self.ranks:
+            rank.process.join(max(deadline - time.monotonic(), 0.0))
         for rank in self.ranks:
             rank.process.kill()
         for rank in self.ranks:
             rank.close()
         for outlet in self.screen.outlets:
             outlet.pipe.close()
-        self.ranks, self.screen = [], Screen([])
+        if self.board:
+            self.board.close()
+        self.ranks, self.screen, self.board = [], Screen([]), None
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
