@@ -52,7 +52,8 @@ class Cluster:
 
     A call starts as if it were the first: with a fresh default process group, and
     torch's seed, default dtype and threads as they are in a new process. Groups that a
-    call makes end with it. Modules that ranks have imported stay as they are.
+    call makes end with it. Modules that ranks have imported stay; where the file of one
+    was edited, new ranks take over.
 
     Args:
         world_size: number of ranks, at least 1.
@@ -108,14 +109,16 @@ class Cluster:
             raise RuntimeError("this cluster is closed: make a new one")
         deadline = time.time() + timeout_s
         work = pack(fn, args)
-        if self._team is None or not self._team.well:
+        if self._team is None or not self._team.fit:
             self._stop()
             self._team = self._start()
         try:
             results = self._team.call(work, deadline)
-        except BaseException:
+        except BaseException as error:
             self._stop()
-            raise
+            raise error.with_traceback(
+                None
+            ) from None  # our own lines would tell nothing
         return [pickle.loads(result) for result in results]
 
     def close(self) -> None:
@@ -187,6 +190,7 @@ class _Gloo:
 
     def join(self, place: Place, run: int) -> None:
         _use_loopback()
+        dist.set_debug_level_from_env()  # torch read it before the caller could set it
         path = Path(place.folder, f"store-{run}")
         dist.init_process_group(
             "gloo",

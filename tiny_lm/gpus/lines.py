@@ -10,6 +10,7 @@ one of ours.
 
 import functools
 import linecache
+import re
 import sys
 import sysconfig
 from pathlib import Path
@@ -60,9 +61,22 @@ def show_line(file: str, line: int) -> str:
     return f"{_place(file)} line {line}" + (f": {code}" if code else "")
 
 
+def name_cells(text: str) -> str:
+    """A traceback in which cells have their numbers instead of names of files."""
+    return re.sub(
+        r'File "([^"]+)"',
+        lambda found: f"Cell {cell}" if (cell := _cell(found[1])) else found[0],
+        text,
+    )
+
+
 def _place(file: str) -> str:
-    """A file's name, or `In[7]` for a cell of the notebook that runs this."""
+    return _cell(file) or Path(file).name
+
+
+def _cell(file: str) -> str | None:
+    """`In[7]`, if this file stands for a cell of the notebook that runs this."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     name = shell.compile.format_code_name(file) if shell else None
-    return name[1] if name else Path(file).name
+    return name[1] if name else None

@@ -30,7 +30,7 @@ class _Wire(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: memoryview) -> int:
         self.pipe.send_bytes(content)
         return len(content)
 

@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 import cloudpickle
 import torch
@@ -94,6 +94,7 @@ class Task:
     settings: Settings
 
 
+@runtime_checkable
 class Wires(Protocol):
     """How ranks are joined: what `serve` has to know of a process group."""
 

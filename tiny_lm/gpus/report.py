@@ -144,11 +144,11 @@ def _tell_shape(values: dict, first: Call, number: int) -> str:
     shown = _by_value({rank: str(list(shape)) for rank, shape in values.items()})
     what = "rows of shape" if first.sends else "shape"
     sizes = {math.prod(shape) for shape in values.values()}
-    harm = "The numbers of values differ."
+    harm = "They hold different numbers of values, and cannot be combined."
     if len(sizes) == 1:
         harm = (
-            f"Both hold {sizes.pop()} values, so they would be combined without an "
-            "error, but not with those they belong to."
+            f"Both hold {sizes.pop()} values: there would be no error, but values in "
+            "wrong places."
         )
     return f"Call {number}, {first.kind}, has {what} {shown}. {harm}"
 
@@ -170,7 +170,8 @@ def _tell_splits(made: dict[int, Call], number: int) -> str:
                     f"In call {number}, {a.kind}, rank {sender} sends {a.sends[to]} "
                     f"rows to rank {receiver}, which expects {b.receives[come]} from "
                     f"it: receive_counts[{come}] of rank {receiver} must equal "
-                    f"send_counts[{to}] of rank {sender}. `all_to_all_counts` asks."
+                    f"send_counts[{to}] of rank {sender}. "
+                    "`comm.all_to_all_counts` tells every rank what it will get."
                 )
     return f"Call {number} does not fit."
 
@@ -179,16 +180,20 @@ def _row(board: Board, rank: int, members: tuple[int, ...], call: Call | None) -
     """Rank, number, call, shape, dtype, splits, line."""
     if call:
         splits = f"{list(call.sends)} / {list(call.receives)}" if call.sends else ""
-        about = [str(list(call.shape)), call.dtype, splits]
+        about = [str(list(call.shape)) if call.dtype else "", call.dtype, splits]
         return [rank, call.number, call.kind, *about, _line(call)]
     _, calls, state = board.state(rank)
     if state == RETURNED:
-        return [rank, "-", f"returned after {calls} calls", "", "", "", ""]
+        return [rank, "-", f"returned after {_calls(calls)}", "", "", "", ""]
     latest = board.latest(rank)
     if state == BUSY or latest is None:
-        return [rank, "-", f"not here yet, after {calls} calls", "", "", "", ""]
+        return [rank, "-", f"not here yet, after {_calls(calls)}", "", "", "", ""]
     where = "in the group of " + _ranks(latest.members)
     return [rank, "-", f"{latest.kind} {where}", "", "", "", _line(latest)]
+
+
+def _calls(number: int) -> str:
+    return f"{number} call" + "s" * (number != 1)
 
 
 def _line(call: Call) -> str:

@@ -11,6 +11,7 @@ import linecache
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from multiprocessing.util import get_temp_dir
 import cloudpickle
 
 from tiny_lm.gpus.board import Board
+from tiny_lm.gpus.lines import INSTALLED
 from tiny_lm.gpus.output import Outlet, Screen
 from tiny_lm.gpus.rank import ANEW, KEEP, LEAVE_S, Place, Settings, Task
 from tiny_lm.gpus.start import start_process
@@ -59,6 +61,7 @@ class Team:
         self.ranks: list[Rank] = []
         self.screen = Screen([])
         self.board: Board | None = None
+        self._files = _times_of_change()
         self._owner = os.getpid()
         self._lock = context.Lock() if checked else None
         try:
@@ -88,11 +91,15 @@ class Team:
             self.screen.outlets.append(Outlet(pipe, stream, label, place.by_fd))
 
     @property
-    def well(self) -> bool:
-        """No rank has died while nobody called."""
+    def fit(self) -> bool:
+        """No rank has died while nobody called, and none has imported what changed."""
         for rank in self.ranks:
             rank.look()
-        return all(r.failure is None and r.process.is_alive() for r in self.ranks)
+        if any(r.failure or not r.process.is_alive() for r in self.ranks):
+            return False
+        now = _times_of_change()
+        self._files = now | self._files
+        return all(now.get(file) == time for file, time in self._files.items())
 
     def call(self, work: bytes, deadline: float) -> list[bytes]:
         """Hand the work to every rank, and wait for what they return."""
@@ -138,6 +145,13 @@ class Team:
             self.board.close()
         self.ranks, self.screen, self.board = [], Screen([]), None
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _times_of_change() -> dict[str, float]:
+    """Of the modules that a learner may edit while ranks stay alive."""
+    files = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
+    own = (file for file in files if file and not file.startswith(INSTALLED))
+    return {file: os.path.getmtime(file) for file in own if os.path.exists(file)}
 
 
 def _cells() -> dict[str, tuple]:

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from tiny_lm.gpus.board import Board
+from tiny_lm.gpus.lines import name_cells
 from tiny_lm.gpus.output import Screen
 from tiny_lm.gpus.report import doing, explain, standstill
 
@@ -32,8 +33,9 @@ STILL_S = 4.0
 # What usually stands behind a signal.
 MEANINGS = {
     "SIGKILL": "often this means that the machine's memory ran out",
-    "SIGABRT": "C++ code gave up; ranks that send each other different numbers of "
-    "bytes can be the cause",
+    "SIGABRT": "C++ code gave up, as gloo does when ranks send each other different "
+    "numbers of bytes; set TORCH_DISTRIBUTED_DEBUG=DETAIL before the ranks start, and "
+    "torch compares calls that do not go through `comm`",
     "SIGSEGV": "C++ code read or wrote memory that is not there",
     "SIGTERM": "something outside asked it to end",
 }
@@ -82,7 +84,7 @@ class Rank:
             if self.pipe.poll():
                 kind, content = pickle.loads(self.pipe.recv_bytes())
                 if kind == "raised":
-                    self.failure = f"rank {self.number} {content}"
+                    self.failure = f"rank {self.number} {name_cells(content)}"
                 elif kind == "mismatch":
                     self.failure, self.mismatch = kind, content
                 else:
@@ -113,7 +115,7 @@ class Rank:
         lines = [line.strip() for line in main_thread.splitlines() if "File " in line]
         torch_folder = str(Path(torch.__file__).parent)
         outside = [line for line in lines if torch_folder not in line]
-        return next(iter(outside or lines), "still starting")
+        return name_cells(next(iter(outside or lines), "still starting"))
 
     def close(self) -> None:
         """Let go of the process, which has ended."""
