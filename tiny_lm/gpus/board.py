@@ -20,7 +20,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from torch import Tensor
 
@@ -146,6 +146,28 @@ class Board:
 
     def _at(self, rank: int, index: int) -> int:
         return rank * self._region + _HEAD.size + index % KEPT * self._slot
+
+
+class FileLock:
+    """A lock between processes that nobody has to clean up: it lies on a file.
+
+    A semaphore would stay in the system where a kernel is killed with all its helpers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> None:
+        import fcntl  # not on Windows, where semaphores go with their processes
+
+        self._file = self._file or self.path.open("rb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        import fcntl
+
+        fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 class Seat:

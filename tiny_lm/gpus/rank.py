@@ -42,6 +42,9 @@ LEAVE_S = 3.0
 # What the caller says when all ranks are done: whether their group can be used again.
 KEEP, ANEW = b"keep", b"anew"
 
+# What it says instead of a task when there will be none.
+END = b"end"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -79,9 +82,10 @@ class Place:
         """The file in which a rank writes where it was when time ran out."""
         return Path(self.folder, f"{self.number}.txt")
 
-    def board(self) -> Path:
-        """The file in which all ranks write down their calls."""
-        return Path(self.folder, "board")
+
+def board_file(folder: str) -> Path:
+    """Where all ranks write down their calls."""
+    return Path(folder, "board")
 
 
 @dataclass(frozen=True)
@@ -111,23 +115,38 @@ class Wires(Protocol):
 def serve(
     place: Place, pipe: Connection, outputs: Sequence[Connection], wires: Wires
 ) -> None:
-    """Be a rank until the caller closes the pipe."""
+    """Be a rank until the caller says that it is over, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
-    threading.Thread(target=_end_with_caller, args=(place,), daemon=True).start()
+    if hasattr(os, "setsid"):
+        os.setsid()  # a kernel's restart kills all of its group: stay to clean up
+    watcher = threading.Thread(target=_end_with_caller, args=(place,), daemon=True)
+    watcher.start()
     redirect(outputs, place.by_fd)
     place.settings.adopt()
     seat = None
     if place.lock is not None:
-        seat = Seat(Board(place.board(), place.world_size), place.number, place.lock)
+        seat = Seat(
+            Board(board_file(place.folder), place.world_size), place.number, place.lock
+        )
+    try:
+        _serve(place, pipe, seat, wires)
+    except (EOFError, ConnectionError):  # the caller is gone
+        watcher.join()
+
+
+def _serve(place: Place, pipe: Connection, seat: Seat | None, wires: Wires) -> None:
     seed = torch.get_rng_state()
     joined = False
-    with place.notes().open("w") as notes, contextlib.suppress(EOFError):
+    with place.notes().open("w") as notes:
         for run in itertools.count(1):
             _forget(seed)
             if not joined:
                 wires.join(place, run)
             _send(pipe, "ready", b"")
-            task = pickle.loads(pipe.recv_bytes())
+            message = pipe.recv_bytes()
+            if message == END:
+                return
+            task = pickle.loads(message)
             with _watched(task.deadline, notes):
                 message = _answer(place.number, run, task, seat, wires)
             _send(pipe, *message)

@@ -15,15 +15,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from multiprocessing.util import get_temp_dir
 
 import cloudpickle
 
-from tiny_lm.gpus.board import Board
+from tiny_lm.gpus.board import Board, FileLock
 from tiny_lm.gpus.lines import INSTALLED
 from tiny_lm.gpus.output import Outlet, Screen
-from tiny_lm.gpus.rank import ANEW, KEEP, LEAVE_S, Place, Settings, Task
+from tiny_lm.gpus.rank import (
+    ANEW,
+    END,
+    KEEP,
+    LEAVE_S,
+    Place,
+    Settings,
+    Task,
+    board_file,
+)
 from tiny_lm.gpus.start import start_process
 from tiny_lm.gpus.watch import Rank, await_news
 
@@ -63,18 +73,21 @@ class Team:
         self.board: Board | None = None
         self._files = _times_of_change()
         self._owner = os.getpid()
-        self._lock = context.Lock() if checked else None
+        self._lock = self._make_lock(context) if checked else None
         try:
             for number in range(size):
                 place = Place(
                     number, size, self.folder, Settings.now(), BY_FD, self._lock
                 )
                 if checked and not number:
-                    self.board = Board(place.board(), size)
+                    self.board = Board(board_file(self.folder), size)
                 self._start(place, target, context, f"rank {number}: " * prefix)
         except BaseException:
             self.stop()
             raise
+
+    def _make_lock(self, context: BaseContext) -> AbstractContextManager:
+        return FileLock(board_file(self.folder)) if BY_FD else context.Lock()
 
     def _start(
         self, place: Place, target: Callable, context: BaseContext, label: str
@@ -132,7 +145,7 @@ class Team:
             return  # a fork of the caller: the ranks are not its own
         deadline = time.monotonic() + patience_s
         for rank in self.ranks:
-            rank.pipe.close()
+            rank.send(END)
         for rank in self.ranks:
             rank.process.join(max(deadline - time.monotonic(), 0.0))
         for rank in self.ranks:

@@ -121,6 +121,7 @@ class Rank:
         """Let go of the process, which has ended."""
         self.process.join()
         self.process.close()
+        self.pipe.close()
 
 
 def await_news(
