@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP = @command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer."; exit 1; }; \
 	$(PYTHON) _setup.py
 
-.PHONY: help setup book test lab labs bench clean
+.PHONY: help setup book test lab labs bench soak clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 16
@@ -33,6 +33,10 @@ labs:      ## write the labs anew from solutions/*.py
 bench:     ## tokens per second, against transformers too (3 minutes)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.bench
+
+soak:      ## 250 calls on 4 and 8 emulated GPUs, some failing on purpose (a minute)
+	$(SETUP) test
+	@$(BIN)/python -m tiny_lm.course.soak
 
 clean:     ## forget what was built; the environment and your pieces stay
 	rm -rf _build .pytest_cache .ruff_cache

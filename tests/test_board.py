@@ -52,11 +52,9 @@ def test_another_order(gpus):
         "Call 2 is all_reduce on ranks 0 and 2, all_gather on rank 1. "
         "Every rank of a group must make the same calls in the same order."
     )
-    assert [row[:5] for row in rows] == [
-        ["0", "2", "all_reduce", "[2]", "float32"],
-        ["1", "2", "all_gather", "[2]", "float32"],
-        ["2", "2", "all_reduce", "[2]", "float32"],
-    ]
+    kinds = ["all_reduce", "all_gather", "all_reduce"]
+    for rank, kind in enumerate(kinds):
+        assert rows[rank][:5] == [str(rank), "2", kind, "[2]", "float32"]
     lines = [row[-1] for row in rows]
     assert lines[1].endswith(": comm.all_gather(x, group)")
     assert lines[0].endswith(": comm.all_reduce(x, group)") and lines[0] == lines[2]

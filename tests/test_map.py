@@ -18,7 +18,6 @@ TESTED_WITH = {
     "watch": "launch",
     "rank": "cluster",
     "team": "cluster",
-    "output": "cluster",
     "lines": "board",
     "report": "board",
     "meter": "comm",
