@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP = @command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer."; exit 1; }; \
 	$(PYTHON) _setup.py
 
-.PHONY: help setup book test lab labs bench experiments clean
+.PHONY: help setup book test lab labs bench experiments soak clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 20
@@ -37,6 +37,10 @@ bench:     ## tokens per second, against transformers too (3 minutes)
 experiments: ## the comparisons that chapters show; resumes (20 minutes on an H100)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.experiments
+
+soak:      ## 250 calls on 4 and 8 emulated GPUs, some failing on purpose (a minute)
+	$(SETUP) test
+	@$(BIN)/python -m tiny_lm.course.soak
 
 clean:     ## forget what was built; the environment and your pieces stay
 	rm -rf _build .pytest_cache .ruff_cache

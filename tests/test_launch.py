@@ -224,7 +224,7 @@ def test_ranks_that_wait_for_one_that_has_left_fail_instead_of_hanging():
             comm.all_reduce(torch.ones(3), mesh.world())
 
     with pytest.raises(RuntimeError, match="(?s)raised.*Already done by then: rank 0"):
-        run_ranks(3, work, timeout_s=60.0)
+        run_ranks(3, work, timeout_s=60.0, checked=False)
 
 
 def test_after_a_failure_the_next_run_works():

@@ -16,6 +16,10 @@ TESTED_WITH = {
     "__main__": "command_line",
     "start": "launch",
     "watch": "launch",
+    "rank": "cluster",
+    "team": "cluster",
+    "lines": "board",
+    "report": "board",
     "meter": "comm",
 }
 LABELS = ("**Question.**", "**You will be able to**", "**Code**")

@@ -3,71 +3,148 @@
 Chapter: 05_comm
 Source: torch_distributed
 
-    def work(rank):
-        return rank * 10
-
-    run_ranks(4, work)      # [0, 10, 20, 30]
+    with Cluster(4) as gpus:
+        gpus.run(lambda rank: rank * 10)      # [0, 10, 20, 30]
 
 A rank is a process of its own: it shares no memory with the others, and what it wants
-to know of them has to be sent. Four things make that pleasant to use from a notebook:
+to know of them has to be sent. Five things make that pleasant to use from a notebook:
 
-- Starting is quick: a small server imports torch once, and every rank is a fork of it.
+- Starting is quick, and happens once: a small server imports torch, every rank is a
+  fork of it, and ranks stay alive between calls.
 - Any function will do, lambdas and those of a notebook cell included: it travels as
   code, so ranks never run the caller's script or notebook again.
+- What ranks print appears where the caller prints, each line behind its rank's number.
 - Ranks need no network port: they find each other through a file in a folder that is
   deleted afterwards.
 - However it ends, it ends: a rank that raises, dies or loops for ever becomes one error
   that names it, the other ranks are stopped, and ranks die with the process that
-  started them.
+  started them. The next call starts new ones.
 
 Under `torchrun`, on real GPUs, the ranks exist already; `run_torchrun_rank` joins them
 and calls the same function.
 """
 
-import faulthandler
-import linecache
-import multiprocessing
 import os
 import pickle
-import shutil
-import signal
 import socket
-import sys
-import tempfile
-import threading
 import time
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
-from multiprocessing.util import get_temp_dir
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
-import cloudpickle
 import torch
 import torch.distributed as dist
 
-from tiny_lm.gpus.start import start_context, start_process
-from tiny_lm.gpus.watch import LEAVE_S, Rank, await_results
+from tiny_lm.gpus import comm
+from tiny_lm.gpus.rank import LEAVE_S, Place, serve
+from tiny_lm.gpus.start import start_context
+from tiny_lm.gpus.team import Team, pack
 
 
-@dataclass(frozen=True)
-class _Task:
-    """All a rank needs to know, in a form that any start method can carry."""
+class Cluster:
+    """Emulated GPUs that stay warm: `run` calls a function on every one of them.
 
-    world_size: int
-    folder: str  # where ranks meet, and where each writes down what it was doing
-    deadline: float  # time.time() at which the caller stops waiting
-    call: bytes
-    sources: dict[str, tuple]  # source lines of notebook cells, for tracebacks
-    environ: dict[str, str]
+    Ranks start when the cluster is made. They end with `close()`, with the `with`, when
+    nothing refers to the cluster any more, and with the process that made it.
 
-    def notes(self, number: int) -> Path:
-        """The file in which a rank writes where it was when time ran out."""
-        return Path(self.folder, f"{number}.txt")
+    A call starts as if it were the first: with a fresh default process group, and
+    torch's seed, default dtype and threads as they are in a new process. Groups that a
+    call makes end with it. Modules that ranks have imported stay; where the file of one
+    was edited, new ranks take over.
+
+    Args:
+        world_size: number of ranks, at least 1.
+        prefix: begin each line that a rank prints with its number. Without it, output
+            is handed on as it comes: for a progress bar, which rewrites its line.
+        checked: compare the calls of all ranks before they are made, and explain those
+            that do not fit (`board`). Costs some microseconds a call.
+        start_method: "forkserver" or "spawn"; by default the first that exists here.
+
+    Raises:
+        ValueError: `world_size` is not positive.
+    """
+
+    def __init__(
+        self,
+        world_size: int,
+        *,
+        prefix: bool = True,
+        checked: bool = True,
+        start_method: str | None = None,
+    ) -> None:
+        if world_size < 1:
+            raise ValueError(f"world_size must be at least 1, got {world_size}")
+        self.world_size = world_size
+        self._options = start_context(start_method), prefix, checked
+        self._closed = False
+        self._team = self._start()
+
+    def run(
+        self, fn: Callable[..., Any], *args: Any, timeout_s: float = 600.0
+    ) -> list[Any]:
+        """Call `fn(rank, *args)` on every rank, and wait for all of them.
+
+        The default process group is ready when `fn` is called; `mesh.world()` is its
+        handle.
+
+        Args:
+            timeout_s: for everything, starting included.
+
+        Returns:
+            What the calls returned, in rank order.
+
+        Raises:
+            ValueError: `timeout_s` is not positive.
+            TypeError: `fn` or an argument cannot travel to the ranks.
+            RuntimeError: a rank raised, died or was not done in time; the others were
+                stopped. The message names the rank and carries its traceback. Or the
+                cluster is closed.
+        """
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s must be positive, got {timeout_s}")
+        if self._closed:
+            raise RuntimeError("this cluster is closed: make a new one")
+        deadline = time.time() + timeout_s
+        work = pack(fn, args)
+        if self._team is None or not self._team.fit:
+            self._stop()
+            self._team = self._start()
+        try:
+            results = self._team.call(work, deadline)
+        except BaseException as error:
+            self._stop()
+            raise error.with_traceback(
+                None
+            ) from None  # our own lines would tell nothing
+        return [pickle.loads(result) for result in results]
+
+    def close(self) -> None:
+        """End the ranks; closing twice is fine."""
+        self._closed = True
+        if self._team:
+            self._team.stop(LEAVE_S)
+        self._stop()
+
+    def _start(self) -> Team:
+        team = Team(self.world_size, _be_rank, *self._options)
+        self._end = weakref.finalize(self, team.stop)
+        return team
+
+    def _stop(self) -> None:
+        self._team = None
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Cluster stays with the process that made it")
 
 
 def run_ranks(
@@ -75,133 +152,63 @@ def run_ranks(
     fn: Callable[..., Any],
     *args: Any,
     timeout_s: float = 600.0,
+    prefix: bool = False,
+    checked: bool = True,
     start_method: str | None = None,
 ) -> list[Any]:
-    """Call `fn(rank, *args)` on every rank, each a process, and wait for all of them.
+    """Start ranks for one call: `Cluster(world_size).run(fn, *args)`, and end them.
 
-    The default process group is ready when `fn` is called; `mesh.world()` is its
-    handle. What ranks print appears where the caller prints.
+    For programs, whose output is their own: it is handed on as it comes.
 
     Args:
-        world_size: number of ranks, at least 1.
-        timeout_s: for everything, starting included.
-        start_method: "forkserver" or "spawn"; by default the first that exists here.
+        world_size, prefix, checked, start_method: as of `Cluster`.
+        timeout_s: as of `Cluster.run`.
 
     Returns:
         What the calls returned, in rank order.
 
     Raises:
         ValueError: `world_size` or `timeout_s` is not positive.
-        RuntimeError: a rank raised, died or was not done in time; the others were
-            stopped. The message names the rank and carries its traceback.
+        RuntimeError: as `Cluster.run`.
     """
-    if world_size < 1:
-        raise ValueError(f"world_size must be at least 1, got {world_size}")
     if timeout_s <= 0:
         raise ValueError(f"timeout_s must be positive, got {timeout_s}")
-    deadline = time.time() + timeout_s
-    ranks: list[Rank] = []
-    patience_s = 0.0
-    with tempfile.TemporaryDirectory(dir=get_temp_dir()) as folder:
-        task = _pack(world_size, folder, deadline, fn, args)
-        context = start_context(start_method)
-        try:
-            for number in range(world_size):
-                ranks.append(_start(context, number, task))
-            await_results(ranks, deadline)
-            for rank in ranks:
-                rank.release()
-            patience_s = LEAVE_S
-        finally:
-            for rank in ranks:
-                rank.stop(patience_s)
-    return [pickle.loads(rank.result) for rank in ranks]
+    options = {"prefix": prefix, "checked": checked, "start_method": start_method}
+    with Cluster(world_size, **options) as gpus:
+        return gpus.run(fn, *args, timeout_s=timeout_s)
 
 
-def _pack(
-    world_size: int, folder: str, deadline: float, fn: Callable, args: tuple
-) -> _Task:
-    cells = {
-        name: entry
-        for name, entry in linecache.cache.items()
-        if len(entry) == 4 and entry[1] is None  # no time of change: not a file on disk
-    }
-    return _Task(
-        world_size=world_size,
-        folder=folder,
-        deadline=deadline,
-        call=cloudpickle.dumps((fn, args)),
-        sources=cells,
-        environ=dict(os.environ),
-    )
+# What a rank does to meet the others.
 
 
-def _start(context: BaseContext, number: int, task: _Task) -> Rank:
-    ours, theirs = context.Pipe()
-    with theirs:
-        process = start_process(
-            context, _be_rank, number, theirs, task, name=f"rank {number}"
+def _be_rank(place: Place, pipe: Connection, outputs: Sequence[Connection]) -> None:
+    serve(place, pipe, outputs, _Gloo())
+
+
+class _Gloo:
+    """The wires of emulated GPUs."""
+
+    def join(self, place: Place, run: int) -> None:
+        _use_loopback()
+        dist.set_debug_level_from_env()  # torch read it before the caller could set it
+        path = Path(place.folder, f"store-{run}")
+        dist.init_process_group(
+            "gloo",
+            store=dist.FileStore(str(path), place.world_size),
+            rank=place.number,
+            world_size=place.world_size,
+            timeout=timedelta(days=30),  # the caller's time limits are shorter
         )
-    return Rank(number, process, ours, task.notes(number))
+        dist.barrier()  # without it, a rank that is done early can leave others hanging
 
+    def part(self) -> None:
+        if dist.is_initialized():  # the call may have left by itself
+            dist.destroy_process_group()
 
-# What runs inside a rank.
-
-
-def _be_rank(number: int, pipe: Connection, task: _Task) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
-    threading.Thread(target=_end_with_caller, args=(task.folder,), daemon=True).start()
-    with open(task.notes(number), "w") as notes:
-        faulthandler.dump_traceback_later(
-            max(task.deadline - time.time(), 0.01), file=notes
-        )
-        message = _work(number, task)
-        faulthandler.cancel_dump_traceback_later()
-    sys.stdout.flush()
-    pipe.send_bytes(pickle.dumps(message))
-    pipe.poll(LEAVE_S)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def _end_with_caller(folder: str) -> None:
-    wait([multiprocessing.parent_process().sentinel])
-    # The folder lies in one that multiprocessing made and would have deleted.
-    shutil.rmtree(Path(folder).parent, ignore_errors=True)
-    os._exit(1)
-
-
-def _work(number: int, task: _Task) -> tuple[bool, bytes | str]:
-    """Join the others and make the call; the result as bytes, or a traceback."""
-    try:
-        _settle_in(task)
-        fn, args = pickle.loads(task.call)
-        _join(number, task)
-        return True, cloudpickle.dumps(fn(number, *args))
-    except BaseException as error:
-        frames = error.__traceback__.tb_next
-        return False, "".join(traceback.format_exception(error.with_traceback(frames)))
-
-
-def _settle_in(task: _Task) -> None:
-    os.environ.clear()
-    os.environ.update(task.environ)
-    linecache.cache.update(task.sources)
-    sys.stdout.reconfigure(line_buffering=True, write_through=False)  # whole lines
-    torch.set_num_threads(1)
-
-
-def _join(number: int, task: _Task) -> None:
-    _use_loopback()
-    store = dist.FileStore(str(Path(task.folder, "store")), task.world_size)
-    dist.init_process_group(
-        "gloo",
-        store=store,
-        rank=number,
-        world_size=task.world_size,
-        timeout=timedelta(seconds=max(task.deadline - time.time(), 0.0) + 60.0),
-    )
-    dist.barrier()  # without it, a rank that is done early can leave others hanging
+    def traffic(self) -> tuple[int, int]:
+        if not dist.is_initialized():
+            return 0, 0
+        return comm.operations(), dist.distributed_c10d._world.group_count
 
 
 def _use_loopback() -> None:
