@@ -4,10 +4,10 @@ BIN := .venv/bin
 SETUP = @command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer."; exit 1; }; \
 	$(PYTHON) _setup.py
 
-.PHONY: help setup book test lab labs bench clean
+.PHONY: help setup book test lab labs bench experiments clean
 
 help:      ## this list
-	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 20
 
 setup:     ## the package alone, in .venv
 	$(SETUP)
@@ -33,6 +33,10 @@ labs:      ## write the labs anew from solutions/*.py
 bench:     ## tokens per second, against transformers too (3 minutes)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.bench
+
+experiments: ## the comparisons that chapters show; resumes (minutes on a GPU, days without)
+	$(SETUP) test
+	@$(BIN)/python -m tiny_lm.course.experiments
 
 clean:     ## forget what was built; the environment and your pieces stay
 	rm -rf _build .pytest_cache .ruff_cache

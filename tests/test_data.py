@@ -16,6 +16,7 @@ from tiny_lm.data import (
     encode,
     load_corpus,
     split,
+    validation_names,
 )
 
 
@@ -104,6 +105,15 @@ def test_validation_is_whole_documents_of_about_a_twentieth(standard_library):
     for document in standard_library.documents:
         if len(document.text) > 1000:
             assert (document.text in text) != (document.text in kept)
+
+
+def test_the_validation_names_are_those_of_the_validation_text(standard_library):
+    room = standard_library.num_bytes // 20
+    names = validation_names(standard_library, room)
+    kept = [d.text for d in standard_library.documents if d.name in names]
+    assert b"\n".join(kept) == bytes(split(standard_library)[1].tolist())
+    assert sum(map(len, kept)) <= room
+    assert validation_names(standard_library, 0) == set()
 
 
 def test_the_split_depends_on_names_and_not_on_the_order_of_documents():

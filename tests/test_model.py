@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tiny_lm.config import preset
 from tiny_lm.course.oracle import transformers_twin
+from tiny_lm.layers import Products, grouped_linear
 from tiny_lm.model import LanguageModel
 
 
@@ -126,3 +128,17 @@ def test_the_seed_decides_the_weights():
     experts = one.blocks[1].ffn.experts.gate_up
     assert not torch.equal(experts[0], experts[1])
     assert experts.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_model_multiplies_as_it_is_told():
+    called = []
+
+    def counting(x, weight):
+        called.append(weight.shape)
+        return F.linear(x, weight)
+
+    config = preset("tiny_dense")
+    products = Products(linear=counting, grouped=grouped_linear)
+    told, untold = LanguageModel(config, products=products), LanguageModel(config)
+    assert torch.equal(told(_bytes(1, 4)), untold(_bytes(1, 4)))
+    assert (config.d_model, config.d_ffn) in called

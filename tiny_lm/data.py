@@ -199,7 +199,7 @@ def split(corpus: Corpus, min_bytes: int = 1) -> tuple[Bytes, Bytes]:
             f"and training and validation need {min_bytes} each"
         )
     room = int(VALIDATION_SHARE * corpus.num_bytes)
-    names = _validation_names(corpus, room)
+    names = validation_names(corpus, room)
     kept = _join([d for d in corpus.documents if d.name in names])
     if len(kept) >= max(room // 2, min_bytes):
         train = _join([d for d in corpus.documents if d.name not in names])
@@ -209,7 +209,8 @@ def split(corpus: Corpus, min_bytes: int = 1) -> tuple[Bytes, Bytes]:
     return text[:cut], text[cut:]
 
 
-def _validation_names(corpus: Corpus, room: int) -> set[str]:
+def validation_names(corpus: Corpus, room: int) -> set[str]:
+    """Names of whole documents of together at most `room` bytes, for validation."""
     names: set[str] = set()
 
     def by_hash(document: Document) -> bytes:

@@ -104,6 +104,7 @@ class LanguageModel(nn.Module):
     Args:
         dispatcher: brings tokens to experts; by default all experts live here.
         seed: of the initial weights, which are the same for any number of ranks.
+        products: how it multiplies; by default as `config.fp8` says.
     """
 
     def __init__(
@@ -111,10 +112,11 @@ class LanguageModel(nn.Module):
         config: ModelConfig,
         dispatcher: Dispatcher | None = None,
         seed: int = 0,
+        products: Products | None = None,
     ) -> None:
         super().__init__()
         c = self.config = config
-        products = fp8.products(c.fp8) if c.fp8 else PLAIN
+        products = products or (fp8.products(c.fp8) if c.fp8 else PLAIN)
         self.embedding = nn.Embedding(c.vocab_size, c.d_model)
         self.blocks = nn.ModuleList(
             Block(c, layer >= c.num_dense_layers, products, dispatcher)

@@ -1,0 +1,179 @@
+"""The command that records: `python -m tiny_lm.course.experiments`.
+
+Chapter: 02_moe/conditional_computation
+Source: course
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from tiny_lm import data
+from tiny_lm.course.experiments import plan, readers
+from tiny_lm.course.experiments.corpus import (
+    DISTRIBUTIONS,
+    SHORT,
+    Sources,
+    gather,
+    pack,
+    unpack,
+)
+from tiny_lm.course.experiments.plan import Experiment, Run, Scale
+from tiny_lm.course.experiments.pool import Pool
+from tiny_lm.course.experiments.products import (
+    precision,
+    products_for,
+)
+from tiny_lm.course.experiments.records import (
+    NAMES,
+    RESULTS,
+    ROOT,
+    Record,
+    Store,
+    Text,
+    assemble,
+    write_json,
+)
+from tiny_lm.model import LanguageModel
+
+READERS = "moe_readers"
+
+
+@dataclass(frozen=True)
+class Session:
+    """One call of the command: what it trains with, and where results go."""
+
+    scale: Scale
+    sources: Sources
+    pool: Pool
+    out: Path
+
+    def record(self, names: Iterable[str]) -> None:
+        """Train what is missing for these experiments, and write their results."""
+        names = set(names)
+        sweep = plan.learning_rates(self.scale)
+        self.pool.train(list(sweep.runs))
+        self._write(assemble(sweep, self.pool.store))
+        others = plan.comparisons(self.scale, self.best_rates(sweep))
+        wanted = [e for e in others if e.name in names]
+        watched = _watched(others) if READERS in names else []
+        self.pool.train([run for e in wanted for run in e.runs] + watched)
+        for experiment in wanted:
+            self._write(assemble(experiment, self.pool.store))
+        for run in watched:
+            self._write(self.watch(run))
+
+    def best_rates(self, sweep: Experiment) -> dict[str, float]:
+        """For each model, the learning rate of its best short run."""
+        records = sorted(
+            (self.pool.store.load(run) for run in sweep.runs),
+            key=lambda record: -record["final_val_loss"],
+        )
+        return {record["label"]: record["training"]["lr"] for record in records}
+
+    def watch(self, run: Run) -> Record:
+        """What each expert of a trained model reads, on files it never saw."""
+        store, device = self.pool.store, self.pool.device
+        model = LanguageModel(run.config, products=products_for(device))
+        model.load_state_dict(load_file(store.weights_path(run)))
+        tokens, classes = readers.windows(
+            self._validation_documents(),
+            run.training.seq_len,
+            self.scale.reader_bytes,
+        )
+        counts = readers.choices_by_class(model.to(device), tokens, classes)
+        question = "What does each expert of each layer read?"
+        alone = Experiment(name=READERS, question=question, runs=(run,))
+        share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+        of_text = classes.flatten().bincount(minlength=len(readers.CLASSES))
+        return assemble(alone, store) | {
+            "classes": list(readers.CLASSES),
+            "bytes_read": tokens.numel(),
+            "layers": list(range(run.config.num_dense_layers, run.config.num_layers)),
+            "counts": counts.tolist(),  # [layer][expert][class]
+            "shares": share.tolist(),  # [layer][expert][class]; each expert's sum to 1
+            "corpus_shares": (of_text / of_text.sum()).tolist(),
+        }
+
+    def _validation_documents(self) -> list[data.Document]:
+        corpus = self.sources.corpus
+        room = int(data.VALIDATION_SHARE * corpus.num_bytes)
+        names = data.validation_names(corpus, room)
+        return [document for document in corpus.documents if document.name in names]
+
+    def _write(self, result: Record) -> None:
+        path = self.out / f"{result['name']}.json"
+        write_json(path, result)
+        print(f"wrote {path}")
+
+
+def _watched(experiments: list[Experiment]) -> list[Run]:
+    return [run for e in experiments for run in e.runs if run.keep_weights]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tiny_lm.course.experiments")
+    add = parser.add_argument
+    has_gpu = torch.cuda.is_available()
+    add("--device", choices=("cpu", "cuda"), default="cuda" if has_gpu else "cpu")
+    add("--jobs", type=int, default=1, help="runs at once (default 1)")
+    add("--only", action="append", choices=NAMES, help="one experiment; repeatable")
+    add("--short", action="store_true", help="toy length, to see that it runs")
+    add("--corpus", type=Path, help="a packed corpus in place of the libraries here")
+    add("--pack-corpus", type=Path, help="write the corpus to this file, and stop")
+    add("--out", type=Path, help="folder of the results; default chapters/_results")
+    add("--commit", help="of the code, where git cannot say")
+    return parser
+
+
+def _commit() -> str:
+    """The commit of the code, and whether something was changed since."""
+    if not shutil.which("git"):
+        return "unknown"
+    say = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    told = subprocess.run(say, cwd=ROOT, capture_output=True, text=True, check=False)
+    return told.stdout.strip() or "unknown"
+
+
+def _session(args: argparse.Namespace, sources: Sources) -> Session:
+    scale = plan.SHORT if args.short else plan.FULL
+    parts = data.split(sources.corpus, min_bytes=scale.training.seq_len + 1)
+    text = Text.of(sources, *(len(part) for part in parts))
+    work = ROOT / "_build" / ("experiments-short" if args.short else "experiments")
+    store = Store(work / "runs", text, precision(args.device))
+    commit = args.commit or _commit()
+    out = args.out or (work / "results" if args.short else RESULTS)
+    return Session(
+        scale, sources, Pool(store, parts, args.device, commit, args.jobs), out
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train what is missing, write the results.
+
+    Raises:
+        ValueError: `--jobs` is not positive, a library is missing, or `--corpus` is
+            not a packed corpus.
+    """
+    args = _parser().parse_args(arguments)
+    if args.jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {args.jobs}")
+    libraries = SHORT if args.short else DISTRIBUTIONS
+    sources = unpack(args.corpus) if args.corpus else gather(libraries)
+    if args.pack_corpus:
+        pack(sources, args.pack_corpus)
+        return
+    session = _session(args, sources)
+    print(f"text: {asdict(session.pool.store.text)}", file=sys.stderr)
+    session.record(args.only or NAMES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What is kept of every run, and the results that the chapters read.
+
+Chapter: 02_moe/conditional_computation
+Source: course
+
+A run's record is a file of its own, named after all that decides its outcome: model,
+training, text and precision. Change one and it is another run; change none and the
+record is reused, also by another experiment. An experiment's result is put together
+from the records of its runs.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tiny_lm.course.experiments.corpus import Sources
+from tiny_lm.course.experiments.plan import Experiment, Run
+
+ROOT = Path(__file__).resolve().parents[3]
+RESULTS = ROOT / "chapters" / "_results"
+NAMES = (
+    "moe_learning_rate",
+    "moe_equal_flops",
+    "moe_fewer_flops",
+    "moe_balance",
+    "moe_num_experts",
+    "moe_readers",
+)
+
+Record = dict[str, Any]
+
+
+def read(name: str, folder: Path = RESULTS) -> Record:
+    """The recorded result of an experiment.
+
+    Raises:
+        ValueError: no such experiment, or it has not been recorded.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown experiment {name!r}; there are: {', '.join(NAMES)}")
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(f"no record of {name}: run `make experiments`")
+    return json.loads(path.read_text())
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the records say of the text."""
+
+    name: str
+    bytes: int
+    train_bytes: int
+    validation_bytes: int
+    sha256: str
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, sources: Sources, train_bytes: int, validation_bytes: int) -> "Text":
+        corpus = sources.corpus
+        return cls(
+            corpus.name,
+            corpus.num_bytes,
+            train_bytes,
+            validation_bytes,
+            corpus.sha256,
+            sources.versions,
+        )
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of all runs on one text in one precision."""
+
+    folder: Path
+    text: Text
+    precision: str
+
+    def path(self, run: Run) -> Path:
+        """Where the run's record is, or will be."""
+        name = f"{run.config.name}-{run.training.seed}-{self._key(run)}.json"
+        return self.folder / name
+
+    def weights_path(self, run: Run) -> Path:
+        """Where the run's weights are, if they are kept."""
+        return self.path(run).with_suffix(".safetensors")
+
+    def _key(self, run: Run) -> str:
+        config = run.config.to_dict()
+        del config["name"]
+        decides = [config, asdict(run.training), self.text.sha256, self.precision]
+        text = json.dumps(decides, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def is_done(self, run: Run) -> bool:
+        """Whether nothing is left to do for this run."""
+        weights = not run.keep_weights or self.weights_path(run).is_file()
+        return weights and self.path(run).is_file()
+
+    def load(self, run: Run) -> Record:
+        """The run's record, under the label of this experiment."""
+        return {"label": run.label} | json.loads(self.path(run).read_text())
+
+    def save(self, run: Run, record: Record) -> None:
+        """Write the run's record whole or not at all."""
+        write_json(self.path(run), record)
+
+
+def write_json(path: Path, record: Record) -> None:
+    """Write under another name first, so that no half-written file has this one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(record) + "\n")
+    draft.replace(path)
+
+
+def assemble(experiment: Experiment, store: Store) -> Record:
+    """An experiment's result, from the records of its runs.
+
+    `training` holds the settings that all runs share; each run has its own in full.
+    """
+    runs = [store.load(run) for run in experiment.runs]
+    newest = max(runs, key=lambda run: run["created"])
+    return {
+        "name": experiment.name,
+        "question": experiment.question,
+        "created": newest["created"],
+        "commit": newest["commit"],
+        "versions": newest["versions"],
+        "device": newest["device"],
+        "precision": store.precision,
+        "seconds": round(sum(run["seconds"] for run in runs), 1),
+        "corpus": asdict(store.text),
+        "training": _shared([run["training"] for run in runs]),
+        "validation_tokens": newest["validation_tokens"],
+        "runs": runs,
+    }
+
+
+def _shared(settings: list[Record]) -> Record:
+    first = settings[0]
+    return {k: v for k, v in first.items() if all(s[k] == v for s in settings)}
+
+
+def today() -> str:
+    """The date as records have it."""
+    return date.today().isoformat()
