@@ -18,8 +18,10 @@ collective, the transposed map:
 In a group of one, every collective returns its argument and sends nothing.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial, wraps
 
 import torch
 import torch.distributed as dist
@@ -30,6 +32,7 @@ from tiny_lm.gpus.mesh import Group
 from tiny_lm.gpus.meter import Meter as Meter
 from tiny_lm.gpus.meter import count
 from tiny_lm.gpus.meter import metering as metering
+from tiny_lm.gpus.recorder import active
 
 
 class _Collective(torch.autograd.Function):
@@ -159,7 +162,8 @@ def all_to_all_counts(
 def barrier(group: Group) -> None:
     """Wait until every rank of the group is here."""
     if group.size > 1:
-        dist.barrier(group=group.process_group)
+        with _recorded("barrier", (), group):
+            dist.barrier(group=group.process_group)
         count("barrier", 0)
 
 
@@ -197,6 +201,37 @@ def _bits(x: Tensor) -> Tensor:
     return x.view(torch.uint8) if is_code else x
 
 
+def _recorded(
+    kind: str,
+    num_bytes: Sequence[int],
+    group: Group,
+    root: int | None = None,
+    name: str | None = None,
+) -> AbstractContextManager[None]:
+    """Around a call, for whoever records; one comparison where nobody does."""
+    recorder = active()
+    if recorder is None:
+        return nullcontext()
+    ranks = tuple(dist.get_process_group_ranks(group.process_group))
+    root = None if root is None else ranks[root]
+    return recorder.collective(name or kind, kind, num_bytes, ranks, root)
+
+
+def _records(kind: str) -> Callable[[Run], Run]:
+    """A collective of one argument, recorded as one call and nothing inside it."""
+
+    def decorate(run: Run) -> Run:
+        @wraps(run)
+        def call(x: Tensor, group: Group, **root: int) -> Tensor:
+            with _recorded(kind, (x.nbytes,), group, *root.values()):
+                return run(x, group=group, **root)
+
+        return call
+
+    return decorate
+
+
+@_records("all_reduce")
 def _sum(x: Tensor, group: Group) -> Tensor:
     total = x.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group.process_group)
@@ -204,6 +239,7 @@ def _sum(x: Tensor, group: Group) -> Tensor:
     return total
 
 
+@_records("all_gather")
 def _concatenate(x: Tensor, group: Group) -> Tensor:
     whole = x.new_empty(group.size * x.shape[0], *x.shape[1:])
     parts = list(_bits(whole).chunk(group.size))
@@ -212,6 +248,7 @@ def _concatenate(x: Tensor, group: Group) -> Tensor:
     return whole
 
 
+@_records("reduce_scatter")
 def _sum_shards(x: Tensor, group: Group) -> Tensor:
     shard = x.new_empty(x.shape[0] // group.size, *x.shape[1:])
     parts = list(x.contiguous().chunk(group.size))
@@ -220,6 +257,7 @@ def _sum_shards(x: Tensor, group: Group) -> Tensor:
     return shard
 
 
+@_records("broadcast")
 def _copy_from(x: Tensor, source: int, group: Group) -> Tensor:
     copy = x.detach().clone(memory_format=torch.contiguous_format)
     dist.broadcast(_bits(copy), group_src=source, group=group.process_group)
@@ -228,6 +266,7 @@ def _copy_from(x: Tensor, source: int, group: Group) -> Tensor:
     return copy
 
 
+@_records("reduce")
 def _sum_at(x: Tensor, target: int, group: Group) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
     dist.reduce(total, group_dst=target, group=group.process_group)
@@ -243,14 +282,17 @@ def _exchange(
     group: Group,
     kind: str = "all_to_all",
 ) -> Tensor:
-    arrived = x.new_empty(sum(receives), *x.shape[1:])
-    dist.all_to_all_single(
-        _bits(arrived),
-        _bits(x.contiguous()),
-        list(receives),
-        list(sends),
-        group=group.process_group,
-    )
+    row_bytes = math.prod(x.shape[1:]) * x.element_size()
+    sizes = [n * row_bytes for n in sends]
+    with _recorded("all_to_all", sizes, group, name=kind):
+        arrived = x.new_empty(sum(receives), *x.shape[1:])
+        dist.all_to_all_single(
+            _bits(arrived),
+            _bits(x.contiguous()),
+            list(receives),
+            list(sends),
+            group=group.process_group,
+        )
     others = x.shape[0] - sends[group.rank]
     count(kind, others * x[:1].nbytes if others else 0)
     return arrived
