@@ -116,9 +116,7 @@ class ProductKernels:
         """dX = dY W."""
         return self._product(
             "dgrad",
-            lambda: (
-                self._along_width(self._M) + self._w_bytes + self._values(self._K)
-            ),
+            lambda: self._along_width(self._M) + self._w_bytes + self._values(self._K),
         )
 
     def wgrad(self) -> AbstractContextManager[None]:

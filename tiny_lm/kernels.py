@@ -78,7 +78,7 @@ def listen(listener: Listener) -> Iterator[None]:
     """
     global _listener
     if _listener is not None:
-        raise RuntimeError("kernels are being recorded already: one recording at a time")
+        raise RuntimeError("a recording runs already: one at a time")
     _listener = listener
     try:
         yield
@@ -134,7 +134,8 @@ def fused(name: str, count: Callable[..., tuple[Work, Work]]) -> Callable:
 
 def _mark_end(args: tuple) -> tuple:
     """The same arguments, such that the backward pass ends the kernel before them."""
-    wanted = [n for n, x in enumerate(args) if isinstance(x, Tensor) and x.requires_grad]
+    tensors = [(n, x) for n, x in enumerate(args) if isinstance(x, Tensor)]
+    wanted = [n for n, x in tensors if x.requires_grad]
     if not (wanted and torch.is_grad_enabled()):
         return args
     marked = _End.apply(*(args[n] for n in wanted))

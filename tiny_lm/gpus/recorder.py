@@ -34,7 +34,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_lm import kernels
 from tiny_lm.gpus import operations
-from tiny_lm.gpus.tape import COMM, COMPUTE, Collective, Kernel, Mark, Record, Tape, Wait
+from tiny_lm.gpus.tape import (
+    COMM,
+    COMPUTE,
+    Collective,
+    Kernel,
+    Mark,
+    Record,
+    Tape,
+    Wait,
+)
 from tiny_lm.kernels import Work
 
 _recorder: "Recorder | None" = None
@@ -114,9 +123,7 @@ class Recorder(TorchDispatchMode):
         self._calls[group] += 1
         name = self.names.full(name)
         sizes = tuple(num_bytes)
-        self._records.append(
-            Collective(name, kind, sizes, group, sequence, COMM, root)
-        )
+        self._records.append(Collective(name, kind, sizes, group, sequence, COMM, root))
         self._hand_over(COMM, COMPUTE)
         self._inside += 1
         try:
