@@ -1,4 +1,4 @@
-"""A whole training step on tape: FLOPs as in `costs`, bytes as metered, ready to play."""
+"""A whole training step on tape: FLOPs as in `costs`, bytes as the meter has them."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ import torch
 from cloudpickle import register_pickle_by_value
 
 from tiny_lm import costs, counts
-from tiny_lm.config import MLAConfig, ModelConfig, TrainConfig, preset
+from tiny_lm.config import ModelConfig, TrainConfig, preset
 from tiny_lm.course.bench import wide
 from tiny_lm.gpus import comm, mesh, tape
 from tiny_lm.gpus.launch import run_ranks
@@ -194,7 +194,3 @@ def test_recording_costs_less_than_three_times_the_step():
     seconds(train_step)
     ratios = sorted(seconds(record_step) / seconds(train_step) for _ in range(5))
     assert ratios[0] < 3  # the best of five: other programs run beside the tests
-
-
-def test_the_wanted_width_is_that_of_the_attention():
-    assert isinstance(preset("tiny").attention, MLAConfig)

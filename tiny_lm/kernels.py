@@ -109,7 +109,9 @@ def fused(name: str, count: Callable[..., tuple[Work, Work]]) -> Callable:
     """A function that is one kernel forward and one backward.
 
     Every tensor that it differentiates must be among its positional arguments, and its
-    result a tensor.
+    result a tensor. One that it uses twice it must make a view of first. Then its
+    gradients are added to each other before any that come from outside, recorded or
+    not, and recording changes no bit.
 
     Args:
         count: from the same arguments, the work of the forward and of the backward

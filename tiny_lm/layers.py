@@ -110,6 +110,7 @@ def rms_norm(
     x: Float[Tensor, "... D"], weight: Float[Tensor, " D"], eps: float
 ) -> Float[Tensor, "... D"]:
     """Each row divided by its root mean square, then scaled."""
+    x = x.view_as(x)  # it is used twice: `kernels.fused` says why
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
