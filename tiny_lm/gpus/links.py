@@ -21,9 +21,16 @@ ranks when the busiest port is through: a hot expert delays everybody. A ring ad
 as fast as its slowest hop, and one network hop slows the ring of a whole node. A tree
 advances as fast as the slowest pair of each round. Both keep their ports to the end.
 
+What goes to another node passes the cards of its sender and its receiver. In V3's
+dispatch a token goes once to each node, to the GPU with the sender's place in it, which
+hands it on over NVLink. On a tape that is one all-to-all, since the two links overlap:
+one entry for each other node, and for the neighbours what is theirs and what is handed
+on. An all-reduce in which each GPU uses its own card is three calls: a reduce-scatter
+in the node, all-reduces between GPUs of the same place, an all-gather in the node.
+
 What is left out: contention inside switches, incast (many senders meeting at one
 receiver lose more than their share), several rings at once over all cards of a node,
-and the processors of the GPU that move the bytes.
+and the processors of the GPU that move the bytes. A collective pays α and no launch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -64,7 +64,7 @@ def replay(
     """
     if all_reduce not in ALL_REDUCES:
         raise ValueError(f"all_reduce must be ring or tree, got {all_reduce!r}")
-    tapes = sorted(tapes, key=lambda tape: tape.rank)
+    tapes = list(tapes)
     check(tapes, mirror)
     prices = Prices(machine)
     links = Links(prices, (tape.rank for tape in tapes), all_reduce)
@@ -98,6 +98,7 @@ class _Replay:
     def __init__(self, tapes: list[Tape], prices: Prices, links: Links) -> None:
         self._prices, self._links = prices, links
         self._with_tape = {tape.rank for tape in tapes}
+        self._wanted: dict[tuple[int, ...], int] = {}  # group: how many have to come
         self._streams = _split(tapes)
         self._events: dict[tuple[int, int], int] = {}  # (rank, event): when
         self._sleepers: dict[tuple, list[_Stream]] = {}  # what is waited for: who
@@ -164,7 +165,9 @@ class _Replay:
         key = call.group, call.sequence
         here = self._arrived.setdefault(key, [])
         here.append(stream)
-        if len(here) == len(self._with_tape.intersection(call.group)):
+        if call.group not in self._wanted:
+            self._wanted[call.group] = len(self._with_tape.intersection(call.group))
+        if len(here) == self._wanted[call.group]:
             del self._arrived[key]
             ready_ps = max(stream.now_ps for stream in here)
             heappush(self._ready, (ready_ps, (0, *key), here))

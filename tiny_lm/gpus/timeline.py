@@ -9,6 +9,7 @@ A rank's step splits into three parts that add up to it exactly:
     exposed       no kernel runs, and bytes of this rank are under way
     bubble        no kernel runs and nothing is under way: the rank waits for others
 
+*Exposed* asks only whether bytes move, not whether the next kernel needs these bytes.
 Communication beside a kernel is *hidden*. It costs nothing here, though on a real chip
 it takes processors and memory bandwidth from that kernel.
 """
