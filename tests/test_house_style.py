@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = [ROOT / "_setup.py", *sorted((ROOT / "_ext").glob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-LEAVES = {"notation", "config", "parts", "hardware"}
+LEAVES = {"notation", "config", "parts", "hardware", "kernels"}
 JOINTS = {"train", "checkpoint", "__main__"}  # where model, gpus and parallel may meet
 ROOMS = {"gpus", "parallel", "course"}
 WIRED = {"gpus.launch", "gpus.mesh", "gpus.comm", "parallel.pipeline", "checkpoint"}

@@ -21,6 +21,7 @@ TESTED_WITH = {
     "lines": "board",
     "report": "board",
     "meter": "comm",
+    "witness": "comm",
 }
 LABELS = ("**Question.**", "**You will be able to**", "**Code**")
 PLACEHOLDER = re.compile(r"\b(coming soon|to be written|work in progress)\b", re.I)

@@ -10,9 +10,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tiny_lm.config import MHAConfig
+from tiny_lm.kernels import Work, fused, num_bytes, precision
 from tiny_lm.layers import PLAIN, Linear, Products, rotary_table, rotate
 
 
+def attention_work(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Work, Work]:
+    """What attention costs as one kernel that keeps the scores on the chip.
+
+    Only the keys that a query may see are multiplied, half of them in training, and
+    the backward pass counts twice the forward pass: the scores that it makes once more
+    do not count. So the FLOPs are those of `costs`.
+    """
+    batch, heads, T, d_qk = q.shape
+    S, d_value = v.shape[-2:]
+    flops = batch * heads * (d_qk + d_value) * T * (2 * S - T)
+    y_bytes = batch * heads * T * d_value * q.element_size()
+    read, kind = num_bytes(q, k, v), precision(q.dtype)
+    # Backward q, k, v, y and its gradient are read; three gradients are written.
+    backward = Work(2 * flops, 2 * read + 2 * y_bytes, kind)
+    return Work(flops, read + y_bytes, kind), backward
+
+
+@fused("attention", attention_work)
 def attend(
     q: Float[Tensor, "B H T qk"],
     k: Float[Tensor, "B #H S qk"],

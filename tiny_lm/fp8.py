@@ -36,6 +36,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tiny_lm.config import FP8Config
+from tiny_lm.fp8_kernels import ProductKernels, weight_rounding
+from tiny_lm.kernels import emulation
 from tiny_lm.layers import Products, grouped_linear
 from tiny_lm.matmul import outer, times
 from tiny_lm.quantize import (
@@ -124,10 +126,16 @@ def rounded_weight(
     writes through `weight.data`. A comparison costs less than half a rounding.
     """
     held = _rounded_weights.get(weight)
-    if held is None or held.block != block or not torch.equal(held.original, weight):
+    with emulation():
+        valid = held and held.block == block and torch.equal(held.original, weight)
+    if not valid:
         # Made as ordinary tensors even while generating in inference mode, so that the
         # next training step may keep them for its backward pass.
-        with torch.inference_mode(False), torch.no_grad():
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            weight_rounding(weight, block),
+        ):
             rounded = fake_quantize_blocks(weight, block)
             held = _Rounded(weight.detach().clone(), block, rounded)
         _rounded_weights[weight] = held
@@ -139,11 +147,14 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows, weight, ends, tile, block):
-        (x,) = fake_quantize(rows, tile, (ALONG_ROWS,))
+        on_chip = ProductKernels(rows, weight, ends, tile, block)
+        with on_chip.round_rows():
+            (x,) = fake_quantize(rows, tile, (ALONG_ROWS,))
         w = rounded_weight(weight, block)
         ctx.save_for_backward(x, w, ends)
-        ctx.tile = tile
-        return times(x, w) if ends is None else grouped_linear(x, w, ends)
+        ctx.tile, ctx.on_chip = tile, on_chip
+        with on_chip.fprop():
+            return times(x, w) if ends is None else grouped_linear(x, w, ends)
 
     @staticmethod
     @once_differentiable
@@ -151,13 +162,17 @@ class _Product(torch.autograd.Function):
         x, w, ends = ctx.saved_tensors
         wants_rows, wants_weight = ctx.needs_input_grad[:2]
         regions = (ALONG_ROWS,) * wants_rows + (ALONG_TOKENS,) * wants_weight
-        gradients = fake_quantize(grad, ctx.tile, regions)
+        with ctx.on_chip.round_gradient(regions):
+            gradients = fake_quantize(grad, ctx.tile, regions)
         grad_rows = grad_weight = None
         if wants_rows:
-            grad_rows = _input_gradient(gradients[0], w, ends)
+            with ctx.on_chip.dgrad():
+                grad_rows = _input_gradient(gradients[0], w, ends)
         if wants_weight:
-            (columns,) = fake_quantize(x, ctx.tile, (ALONG_TOKENS,))
-            grad_weight = _weight_gradient(gradients[-1], columns, ends)
+            with ctx.on_chip.round_columns():
+                (columns,) = fake_quantize(x, ctx.tile, (ALONG_TOKENS,))
+            with ctx.on_chip.wgrad():
+                grad_weight = _weight_gradient(gradients[-1], columns, ends)
         return grad_rows, grad_weight, None, None, None
 
 

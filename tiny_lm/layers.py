@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tiny_lm.kernels import Work, fused, num_bytes, precision
 from tiny_lm.matmul import linear
 
 
@@ -98,6 +99,22 @@ class Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+def _norm_work(x: Tensor, weight: Tensor, eps: float) -> tuple[Work, Work]:
+    """One pass over x: read and written; backward, x and a gradient read."""
+    kind = precision(x.dtype)
+    once, scales = num_bytes(x), num_bytes(weight)
+    return Work(0, 2 * once + scales, kind), Work(0, 3 * once + 2 * scales, kind)
+
+
+@fused("norm", _norm_work)
+def rms_norm(
+    x: Float[Tensor, "... D"], weight: Float[Tensor, " D"], eps: float
+) -> Float[Tensor, "... D"]:
+    """Each row divided by its root mean square, then scaled."""
+    x = x.view_as(x)  # it is used twice: `kernels.fused` says why
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
 class RMSNorm(nn.Module):
     """Divide each row by its root mean square; no mean is taken off.
 
@@ -110,7 +127,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def rotary_table(

@@ -27,6 +27,8 @@ from tiny_lm import costs, data, memory, runs
 from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
+from tiny_lm.gpus.recorder import recording
+from tiny_lm.gpus.tape import Tape
 from tiny_lm.job import Job, batches, read_corpus
 from tiny_lm.model import LanguageModel, is_expert
 from tiny_lm.parallel import shard
@@ -110,6 +112,22 @@ def train_step(
         "grad_norm": float(norm),
         "load": _balance(model, group),
     }
+
+
+def record_step(
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    tokens: Int[Tensor, "B T1"],
+    group: Group,
+    clip: float,
+) -> tuple[dict[str, Any], Tape]:
+    """`train_step`, and the tape of what this rank did.
+
+    Take a step before: the first one also makes the optimizer's state.
+    """
+    with recording(mesh.world().rank, model) as recorder:
+        metrics = train_step(model, optimizer, tokens, group, clip)
+    return metrics, recorder.tape()
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from tiny_lm.gpus.mesh import Group
 from tiny_lm.gpus.replay import replay
 from tiny_lm.gpus.tape import Collective, Kernel, Mark, Tape, Wait
 from tiny_lm.hardware import H100_MEASURED, machine
-from tiny_lm.train import build_model, build_optimizer, train_step
+from tiny_lm.train import build_model, build_optimizer, record_step, train_step
 
 TRAINING = TrainConfig()
 TOKENS = TRAINING.batch_size * TRAINING.seq_len
@@ -225,6 +225,20 @@ def replay_of_a_million() -> list[Result]:
             Result(f"{name}, 4 times the records", growth, "x", "≈ 4"),
         ]
     return results
+
+
+def recording_against_the_step() -> list[Result]:
+    """What recording a step as a tape costs, as a multiple of that step."""
+    group, tokens = mesh.solo(), _tokens()
+    model = build_model(tiny(), group, seed=0)
+    optimizer = build_optimizer(model, TRAINING)
+    steps = {
+        "step": lambda: train_step(model, optimizer, tokens, group, clip=1.0),
+        "recorded": lambda: record_step(model, optimizer, tokens, group, clip=1.0),
+    }
+    seconds = in_turns(steps)
+    ratio = seconds["recorded"] / seconds["step"]
+    return [Result("recorded step / step, tiny", ratio, "x", "≤ 3")]
 
 
 def main(out: Path = Path("_build/bench.json")) -> None:

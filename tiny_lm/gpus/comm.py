@@ -18,8 +18,8 @@ collective, the transposed map:
 In a group of one, every collective returns its argument and sends nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -27,11 +27,11 @@ import torch.distributed as dist
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from tiny_lm.gpus import board
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.gpus.meter import Meter as Meter
 from tiny_lm.gpus.meter import count
 from tiny_lm.gpus.meter import metering as metering
+from tiny_lm.gpus.witness import posted, recorded, records
 
 
 class _Collective(torch.autograd.Function):
@@ -161,7 +161,7 @@ def all_to_all_counts(
 def barrier(group: Group) -> None:
     """Wait until every rank of the group is here."""
     if group.size > 1:
-        with _posted("barrier", None, group):
+        with recorded("barrier", (), group), posted("barrier", None, group):
             dist.barrier(group=group.process_group)
         count("barrier", 0)
 
@@ -194,77 +194,55 @@ def _check_counts(
 # The collectives themselves. This is all of the course that calls torch's.
 
 
-@contextmanager
-def _posted(
-    kind: str,
-    x: Tensor | None,
-    group: Group,
-    sends: Sequence[int] = (),
-    receives: Sequence[int] = (),
-) -> Iterator[None]:
-    """Write a call on the board before it is made, so that ranks can compare."""
-    seat = board.seat()
-    if seat is None:
-        yield
-        return
-    handle = group.process_group
-    members = tuple(dist.get_process_group_ranks(handle))
-    seat.enter(kind, members, handle.group_name, x, sends, receives)
-    before = operations()
-    yield
-    seat.operations += operations() - before
-    seat.done()
-
-
-def operations() -> int:
-    """How many operations the default group has made, whoever asked for them."""
-    return dist.group.WORLD._get_sequence_number_for_group()
-
-
 def _bits(x: Tensor) -> Tensor:
     """The same memory with a dtype that any backend moves: FP8 codes as bytes."""
     is_code = x.is_floating_point() and x.dtype.itemsize == 1
     return x.view(torch.uint8) if is_code else x
 
 
+@records("all_reduce")
 def _sum(x: Tensor, group: Group) -> Tensor:
     total = x.detach().clone(memory_format=torch.contiguous_format)
-    with _posted("all_reduce", x, group):
+    with posted("all_reduce", x, group):
         dist.all_reduce(total, group=group.process_group)
     count("all_reduce", 2 * (group.size - 1) * x.nbytes // group.size)
     return total
 
 
+@records("all_gather")
 def _concatenate(x: Tensor, group: Group) -> Tensor:
     whole = x.new_empty(group.size * x.shape[0], *x.shape[1:])
     parts = list(_bits(whole).chunk(group.size))
-    with _posted("all_gather", x, group):
+    with posted("all_gather", x, group):
         dist.all_gather(parts, _bits(x.contiguous()), group=group.process_group)
     count("all_gather", (group.size - 1) * x.nbytes)
     return whole
 
 
+@records("reduce_scatter")
 def _sum_shards(x: Tensor, group: Group) -> Tensor:
     shard = x.new_empty(x.shape[0] // group.size, *x.shape[1:])
     parts = list(x.contiguous().chunk(group.size))
-    with _posted("reduce_scatter", x, group):
+    with posted("reduce_scatter", x, group):
         dist.reduce_scatter(shard, parts, group=group.process_group)
     count("reduce_scatter", (group.size - 1) * shard.nbytes)
     return shard
 
 
+@records("broadcast")
 def _copy_from(x: Tensor, source: int, group: Group) -> Tensor:
     copy = x.detach().clone(memory_format=torch.contiguous_format)
-    with _posted(f"broadcast from {source}", x, group):
+    with posted(f"broadcast from {source}", x, group):
         dist.broadcast(_bits(copy), group_src=source, group=group.process_group)
     at_source = group.rank == source
     count("broadcast", (group.size - 1) * x.nbytes if at_source else 0)
     return copy
 
 
+@records("reduce")
 def _sum_at(x: Tensor, target: int, group: Group) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
-    with _posted(f"reduce to {target}", x, group):
+    with posted(f"reduce to {target}", x, group):
         dist.reduce(total, group_dst=target, group=group.process_group)
     at_target = group.rank == target
     count("reduce", 0 if at_target else x.nbytes)
@@ -278,8 +256,11 @@ def _exchange(
     group: Group,
     kind: str = "all_to_all",
 ) -> Tensor:
-    arrived = x.new_empty(sum(receives), *x.shape[1:])
-    with _posted(kind, x, group, sends, receives):
+    row_bytes = math.prod(x.shape[1:]) * x.element_size()
+    sizes = [n * row_bytes for n in sends]
+    record = recorded("all_to_all", sizes, group, name=kind)
+    with record, posted(kind, x, group, sends, receives):
+        arrived = x.new_empty(sum(receives), *x.shape[1:])
         dist.all_to_all_single(
             _bits(arrived),
             _bits(x.contiguous()),

@@ -38,7 +38,7 @@ from typing import Any, NoReturn, Self
 import torch
 import torch.distributed as dist
 
-from tiny_lm.gpus import comm
+from tiny_lm.gpus import mesh
 from tiny_lm.gpus.rank import LEAVE_S, Place, serve
 from tiny_lm.gpus.start import start_context
 from tiny_lm.gpus.team import Team, pack
@@ -208,7 +208,7 @@ class _Gloo:
     def traffic(self) -> tuple[int, int]:
         if not dist.is_initialized():
             return 0, 0
-        return comm.operations(), dist.distributed_c10d._world.group_count
+        return mesh.operations(), dist.distributed_c10d._world.group_count
 
 
 def _use_loopback() -> None:

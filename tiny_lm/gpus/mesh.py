@@ -37,6 +37,13 @@ class Group:
         if self.size > 1 and self.process_group is None:
             raise ValueError(f"a group of size={self.size} needs a process group")
 
+    @property
+    def members(self) -> tuple[int, ...]:
+        """The world's ranks that belong to it, in the group's order."""
+        if self.process_group is None:
+            return (0,)
+        return tuple(dist.get_process_group_ranks(self.process_group))
+
 
 def solo() -> Group:
     """A group of one: nobody to talk to."""
@@ -48,6 +55,11 @@ def world() -> Group:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return solo()
     return Group(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+
+
+def operations() -> int:
+    """How many operations the default group has made, whoever asked for them."""
+    return dist.group.WORLD._get_sequence_number_for_group()
 
 
 class Mesh:

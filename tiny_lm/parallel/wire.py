@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from tiny_lm.fp8_kernels import tile_bytes
+from tiny_lm.kernels import Work, kernel
 from tiny_lm.quantize import quantize_tiles
 
 
@@ -72,13 +74,23 @@ class FP8Tiles:
     tile: int
 
     def pack(self, rows: Float[Tensor, "R D"]) -> UInt8[Tensor, "R W"]:
-        codes, scales = quantize_tiles(rows, self.tile)
-        parts = (codes, scales)
-        return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=1)
+        with kernel("pack", lambda: self._work(rows)):
+            parts = quantize_tiles(rows, self.tile)
+            bits = [part.contiguous().view(torch.uint8) for part in parts]
+            return torch.cat(bits, dim=1)
 
     def unpack(
         self, packed: UInt8[Tensor, "R W"], width: int, dtype: torch.dtype
     ) -> Float[Tensor, "R D"]:
+        with kernel("unpack", lambda: self._work(packed[:, :width])):
+            return self._decode(packed, width, dtype)
+
+    def _work(self, values: Tensor) -> Work:
+        """Read or written: as FP32, and as codes with scales."""
+        packed = tile_bytes(*values.shape, self.tile)
+        return Work(0, 4 * values.numel() + packed, "fp32")
+
+    def _decode(self, packed: Tensor, width: int, dtype: torch.dtype) -> Tensor:
         scales = packed[:, width:].contiguous().view(torch.float32)
         bits = F.pad(packed[:, :width], (0, -width % self.tile)).flatten().int()
         # What `dequantize_tiles` gives, by a table of the 256 values instead of a cast,

@@ -1,0 +1,196 @@
+"""Record what a rank does, as a tape: every kernel, every collective, every wait.
+
+Chapter: 05_comm
+Source: course
+
+    with recording(rank, model) as recorder:
+        train_step(…)
+    tape = recorder.tape()
+
+Three sources fill a tape. PyTorch shows each operation before it runs, forward and
+backward, and `operations` says what it costs. `kernels` tells of those that are fused
+on a GPU: attention, norms, FP8 products. `comm` tells of collectives.
+
+A collective here is synchronous. It starts when the kernels before it are through, and
+the kernels after it wait for it, so each is four records more: an event of the compute
+stream that the comm stream waits for, and one back.
+
+Names begin with the module of the model in which the work was asked for. The backward
+pass knows it, too: autograd numbers its nodes as the forward pass makes them.
+
+Tapes hold whole numbers, no times and no addresses. So the same step from the same
+state gives the same tape, bit for bit. One thing is left to chance: a parameter whose
+gradient comes straight from a collective may get a copy of it, or the thing itself, by
+whether the wire's thread has let go of it yet. No such parameter is in `tiny_lm`.
+"""
+
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tiny_lm import kernels
+from tiny_lm.gpus import operations
+from tiny_lm.gpus.tape import (
+    COMM,
+    COMPUTE,
+    Collective,
+    Kernel,
+    Mark,
+    Record,
+    Tape,
+    Wait,
+)
+from tiny_lm.kernels import Work
+
+_recorder: "Recorder | None" = None
+
+
+@contextmanager
+def recording(rank: int, model: nn.Module | None = None) -> Iterator["Recorder"]:
+    """Record what this process does inside the `with`, backward passes included.
+
+    All ranks of a group must start at the same call, for calls are numbered from here.
+
+    Args:
+        rank: in the world, as it stands on the tape.
+        model: whose modules give kernels their names; without it they have short ones.
+
+    Raises:
+        RuntimeError: a recording runs already.
+    """
+    global _recorder
+    recorder = Recorder(rank)
+    with ExitStack() as stack:
+        stack.enter_context(kernels.listen(recorder))
+        for name, module in model.named_modules() if model else ():
+            stack.enter_context(recorder.names.follow(name, module))
+        _recorder = recorder
+        try:
+            with recorder:
+                yield recorder
+        finally:
+            _recorder = None
+
+
+def active() -> "Recorder | None":
+    """The recorder of this process, where it records."""
+    return _recorder
+
+
+class Recorder(TorchDispatchMode):
+    """Fills the tape of one rank."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.names = _Names()
+        self._rank = rank
+        self._records: list[Record] = []
+        self._inside = 0  # how many kernels we are inside of; inside, nothing counts
+        self._calls: Counter[tuple[int, ...]] = Counter()
+        self._events = 0
+        self._counters: dict[Any, operations.Counter | None] = {}
+
+    def tape(self) -> Tape:
+        """What was recorded so far."""
+        return Tape(self._rank, tuple(self._records))
+
+    def begin(self, name: str, work: Work | None) -> None:
+        """Charge a fused kernel; until it ends, what runs inside it is free."""
+        if work is not None and not self._inside:
+            self._charge(name, work)
+        self._inside += 1
+
+    def end(self) -> None:
+        """The end of what began last."""
+        self._inside -= 1
+
+    @contextmanager
+    def collective(
+        self,
+        name: str,
+        kind: str,
+        num_bytes: Sequence[int],
+        group: tuple[int, ...],
+        root: int | None = None,
+    ) -> Iterator[None]:
+        """A collective runs inside the `with`; arguments are those of the record."""
+        self._hand_over(COMPUTE, COMM)
+        sequence = self._calls[group]
+        self._calls[group] += 1
+        name = self.names.full(name)
+        sizes = tuple(num_bytes)
+        self._records.append(Collective(name, kind, sizes, group, sequence, COMM, root))
+        self._hand_over(COMM, COMPUTE)
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if not self._inside:
+            if func not in self._counters:
+                self._counters[func] = operations.counter(func)
+            if count := self._counters[func]:
+                work = count(func, args, kwargs, result)
+                self._charge(func.overloadpacket.__name__, work)
+        return result
+
+    def _charge(self, name: str, work: Work) -> None:
+        if work.flops or work.num_bytes:  # PyTorch launches nothing for no numbers
+            self._records.append(Kernel(self.names.full(name), *work, COMPUTE))
+
+    def _hand_over(self, first: str, then: str) -> None:
+        """What comes next on a stream waits for what came last on another."""
+        self._records += [Mark(self._events, first), Wait(self._events, then)]
+        self._events += 1
+
+
+class _Names:
+    """Where in the model we are, forward by its modules, backward by autograd."""
+
+    def __init__(self) -> None:
+        self._stack = [""]
+        self._starts = [0]  # number of the first autograd node …
+        self._modules = [""]  # … that was made in this module
+
+    @contextmanager
+    def follow(self, name: str, module: nn.Module) -> Iterator[None]:
+        """Notice whenever the module begins and ends its forward pass."""
+
+        def enter(*_: Any) -> None:
+            self._stack.append(name)
+            self._note()
+
+        def leave(*_: Any) -> None:
+            self._stack.pop()
+            self._note()
+
+        first = module.register_forward_pre_hook(enter)
+        last = module.register_forward_hook(leave, always_call=True)
+        try:
+            yield
+        finally:
+            first.remove()
+            last.remove()
+
+    def full(self, name: str) -> str:
+        """The name with its module before it, and behind it whether we go back."""
+        node = torch._C._current_autograd_node()
+        if node is None:
+            return f"{self._stack[-1]} {name}".strip()
+        # What adds up a parameter's gradient has the last number of all: no module.
+        place = bisect(self._starts, node._sequence_nr()) - 1
+        return f"{self._modules[place]} {name} backward".strip()
+
+    def _note(self) -> None:
+        self._starts.append(torch.autograd._get_sequence_nr())
+        self._modules.append(self._stack[-1])

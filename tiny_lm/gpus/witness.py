@@ -1,0 +1,77 @@
+"""Those who look on when ranks communicate: the board, and whoever records.
+
+Chapter: 05_comm
+Source: course
+
+The board compares each call with the others' before anything moves; a recorder writes
+down what moves. `comm` tells both.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+
+from torch import Tensor
+
+from tiny_lm.gpus import board
+from tiny_lm.gpus.mesh import Group, operations
+from tiny_lm.gpus.recorder import active
+
+Run = Callable[..., Tensor]
+
+
+@contextmanager
+def posted(
+    kind: str,
+    x: Tensor | None,
+    group: Group,
+    sends: Sequence[int] = (),
+    receives: Sequence[int] = (),
+) -> Iterator[None]:
+    """Write a call on the board before it is made, so that ranks can compare."""
+    seat = board.seat()
+    if seat is None:
+        yield
+        return
+    name = group.process_group.group_name
+    seat.enter(kind, group.members, name, x, sends, receives)
+    before = operations()
+    yield
+    seat.operations += operations() - before
+    seat.done()
+
+
+def recorded(
+    kind: str,
+    num_bytes: Sequence[int],
+    group: Group,
+    root: int | None = None,
+    name: str | None = None,
+) -> AbstractContextManager[None]:
+    """Around a call, for whoever records; one comparison where nobody does.
+
+    Args:
+        num_bytes: to each rank for an all-to-all, of the argument for other kinds.
+        root: the group's rank that a broadcast comes from, or a reduce goes to.
+        name: what the call is for, where that says more than its kind.
+    """
+    recorder = active()
+    if recorder is None:
+        return nullcontext()
+    ranks = group.members
+    root = None if root is None else ranks[root]
+    return recorder.collective(name or kind, kind, num_bytes, ranks, root)
+
+
+def records(kind: str) -> Callable[[Run], Run]:
+    """A collective of one argument, recorded as one call and nothing inside it."""
+
+    def decorate(run: Run) -> Run:
+        @wraps(run)
+        def call(x: Tensor, group: Group, **root: int) -> Tensor:
+            with recorded(kind, (x.nbytes,), group, *root.values()):
+                return run(x, group=group, **root)
+
+        return call
+
+    return decorate
