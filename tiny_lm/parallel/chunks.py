@@ -9,9 +9,13 @@ backward, the same layers in reverse:
     forward of a layer     attention → dispatch → experts → combine
     backward of a layer    dispatch → experts → combine → attention
 
-The backward of a combine is a dispatch and the backward of a dispatch a combine, so both
-chains look alike. Each piece of the backward also owes weight gradients; they have no
-successor in the chain, and may come at once or later.
+The backward of a combine is a dispatch and that of a dispatch a combine, so both chains
+look alike. Each piece of the backward also owes weight gradients; they have no successor
+in the chain, and may come at once or later.
+
+Tensor parallelism, which V3 does without, would gather the hidden states of several GPUs
+before each attention and add them up behind it: two transfers more, in each direction.
+Differs: its heads are divided among these GPUs, the stored weights are not.
 
 A product with a weight is one kernel for all matrices of its name: 2 FLOPs a weight and
 row, forward, for the input's gradient, and for the weight's. It reads its inputs and
@@ -28,6 +32,7 @@ from tiny_lm.counts import attention_core_flops
 from tiny_lm.gpus.tape import Kernel
 
 DISPATCH, COMBINE = "dispatch", "combine"
+GATHER, SCATTER = "gather", "scatter"  # of tensor parallelism
 RECOMPUTED = "recompute"  # kernels of this name do work that the model's FLOPs omit
 
 # Assumptions about traffic, since no source counts it: whatever enters a product was
@@ -111,10 +116,11 @@ def _traffic(name: str, num_bytes: int) -> Kernel:
 
 
 class Piece(NamedTuple):
-    """Kernels, what their result is sent through, and the gradients they owe."""
+    """Kernels, the transfers on either side of them, and the gradients they owe."""
 
     kernels: tuple[Kernel, ...]
-    transfer: str | None = None
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     weights: tuple[Kernel, ...] = ()
 
 
@@ -134,17 +140,15 @@ class Shape(NamedTuple):
     num_tokens: int  # of a micro-batch, on one GPU
     seq_len: int
     num_expert_ranks: int
+    tensor_parallel: int
 
 
 class _Layer(NamedTuple):
-    """Forward and backward of one layer's two halves."""
+    """Forward and backward of one layer, and its weights."""
 
-    attention: Piece
-    attention_back: Piece
-    ffn: Piece
-    ffn_back: Piece
-    linears: tuple[Linear, ...]
-    routed: bool
+    forward: list[Piece]
+    backward: list[Piece]
+    linears: list[Linear]
 
 
 def build_chunk(shape: Shape, layers: Iterable[int], last: bool) -> Chunk:
@@ -155,46 +159,31 @@ def build_chunk(shape: Shape, layers: Iterable[int], last: bool) -> Chunk:
     """
     config = shape.config
     blocks = [_layer(shape, number < config.num_dense_layers) for number in layers]
-    forward = [piece for block in blocks for piece in (block.attention, block.ffn)]
-    linears = [linear for block in blocks for linear in block.linears]
     kept = config.vocab_size * config.d_model if 0 in layers else 0
-    backward = _back(blocks)
     if last:
         head = _linear(shape, "head", [(config.d_model, config.vocab_size)], "bf16")
-        ahead, back = _head(shape, head)
-        linears.append(head)
-        forward.append(ahead)
-        backward = [back, *backward]
+        blocks.append(_head(head, [head]))
         for _ in range(config.num_mtp):
             project = _linear(shape, "mtp", [(2 * config.d_model, config.d_model)])
-            block = _layer(shape, not config.num_moe_layers, project)
-            linears += block.linears
-            forward += [block.attention, block.ffn, ahead]
-            backward = [back, *_back([block]), *backward]
+            blocks.append(_layer(shape, not config.num_moe_layers, project))
+            blocks.append(_head(head, []))  # the same head, so no more parameters
+    forward = [piece for block in blocks for piece in block.forward]
+    backward = [piece for block in reversed(blocks) for piece in block.backward]
+    linears = [linear for block in blocks for linear in block.linears]
     experts = sum(x.num_parameters for x in linears if x.name == "experts")
     shared = kept + sum(x.num_parameters for x in linears) - experts
-    return Chunk(tuple(forward), tuple(_joined(backward)), shared, experts)
+    return Chunk(_chain(forward), _chain(backward), shared, experts)
 
 
-def _back(blocks: list[_Layer]) -> list[Piece]:
-    """Layers in reverse; one with routed experts begins with a dispatch."""
-    pieces = []
-    for block in reversed(blocks):
-        if block.routed:
-            pieces.append(Piece((), DISPATCH))
-        pieces += [block.ffn_back, block.attention_back]
-    return pieces
-
-
-def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Hang a dispatch that has no kernels onto the piece before it."""
-    joined: list[Piece] = []
-    for piece in pieces:
-        if joined and not piece.kernels and joined[-1].transfer is None:
-            joined[-1] = joined[-1]._replace(transfer=piece.transfer)
-        else:
-            joined.append(piece)
-    return joined
+def _chain(pieces: list[Piece]) -> tuple[Piece, ...]:
+    """Let each piece start what the next one waits for; the first needs a starter."""
+    pieces = [Piece(()), *pieces]
+    following = [*(piece.before for piece in pieces[1:]), ()]
+    joined = [
+        piece._replace(before=(), after=piece.after + before)
+        for piece, before in zip(pieces, following, strict=True)
+    ]
+    return tuple(piece for piece in joined if piece.kernels or piece.after)
 
 
 def _layer(shape: Shape, dense: bool, *before: Linear) -> _Layer:
@@ -210,17 +199,20 @@ def _layer(shape: Shape, dense: bool, *before: Linear) -> _Layer:
         if moe.num_shared:
             ffn.insert(0, _ffn(shape, "shared", moe.num_shared * moe.d_expert))
     core, core_back = _core(shape)
-    through = None if dense else DISPATCH, None if dense else COMBINE
+    forward = (*_all(attention, Linear.forward), core)
+    backward = (*core_back, *_all(attention, Linear.backward))
+    shared = ((GATHER,), (SCATTER,)) if shape.tensor_parallel > 1 else ((), ())
+    routed = ((), ()) if dense else ((DISPATCH,), (COMBINE,))
     return _Layer(
-        Piece((*_all(attention, Linear.forward), core), through[0]),
-        Piece(
-            (*core_back, *_all(attention, Linear.backward)),
-            weights=_all(attention, Linear.weights),
-        ),
-        Piece(_all(ffn, Linear.forward), through[1]),
-        Piece(_all(ffn, Linear.backward), through[1], _all(ffn, Linear.weights)),
-        (*attention, *ffn),
-        not dense,
+        [
+            Piece(forward, *shared),
+            Piece(_all(ffn, Linear.forward), *routed),
+        ],
+        [
+            Piece(_all(ffn, Linear.backward), *routed, _all(ffn, Linear.weights)),
+            Piece(backward, *shared, _all(attention, Linear.weights)),
+        ],
+        [*attention, *ffn],
     )
 
 
@@ -243,9 +235,7 @@ def _linear(
 
 def _ffn(shape: Shape, name: str, width: int, rows: int = 1, copies: int = 1) -> Linear:
     d = shape.config.d_model
-    return _linear(
-        shape, name, [(d, 2 * width), (width, d)], rows=rows, copies=copies
-    )
+    return _linear(shape, name, [(d, 2 * width), (width, d)], rows=rows, copies=copies)
 
 
 def _projections(shape: Shape) -> Linear:
@@ -279,8 +269,8 @@ def _core(shape: Shape) -> tuple[Kernel, tuple[Kernel, ...]]:
     )
 
 
-def _head(shape: Shape, head: Linear) -> tuple[Piece, Piece]:
+def _head(head: Linear, counted: list[Linear]) -> _Layer:
     """The loss reads the logits and writes their gradient."""
     loss = _traffic("loss", 2 * BF16_BYTES * head.elements(1))
-    forward = Piece((*head.forward(), loss))
-    return forward, Piece(tuple(head.backward()), None, tuple(head.weights()))
+    backward = Piece(tuple(head.backward()), weights=tuple(head.weights()))
+    return _Layer([Piece((*head.forward(), loss))], [backward], counted)

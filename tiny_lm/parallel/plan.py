@@ -21,7 +21,6 @@ Dispatch and combine run on a stream of their own beside the kernels, unless the
 says `overlap=False`; then all of it runs one after the other on a single stream.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb
@@ -43,6 +42,8 @@ class Layout:
         num_expert_copies: sets of experts in a stage; times `num_expert_ranks` it is
             how many GPUs share the stage's data (DP).
         sequences_per_micro: not published for V3; one is the least there can be.
+        tensor_parallel: GPUs of a node that divide the heads of one attention among
+            them, and see each other's tokens for it; V3 uses none.
         overlap: transfers run beside kernels.
 
     Raises:
@@ -57,13 +58,14 @@ class Layout:
     batch_size: int = 15_360  # sequences a step, over all GPUs
     seq_len: int = 4096
     sequences_per_micro: int = 1
+    tensor_parallel: int = 1
     schedule: str = "dualpipe"
     overlap: bool = True
 
     def __post_init__(self) -> None:
         counts = "num_stages num_expert_ranks num_expert_copies gpus_per_node"
         require_positive(self, *counts.split(), "batch_size", "seq_len")
-        require_positive(self, "sequences_per_micro")
+        require_positive(self, "sequences_per_micro", "tensor_parallel")
         require(
             self.schedule in SCHEDULES,
             f"unknown schedule {self.schedule!r}; there are: {', '.join(SCHEDULES)}",
@@ -80,6 +82,11 @@ class Layout:
             max(nodes) % min(nodes) == 0 and max(experts) % min(experts) == 0,
             f"stages of {nodes[0]} GPUs and groups of {experts[0]} expert ranks do not "
             f"divide into nodes of {self.gpus_per_node}",
+        )
+        require(
+            min(nodes) % self.tensor_parallel == 0,
+            f"tensor_parallel={self.tensor_parallel} does not divide a node of "
+            f"{min(nodes)}",
         )
 
     @property
@@ -123,7 +130,9 @@ def reach(moe: MoEConfig, num_experts: int) -> float:
     missed = 0.0
     for drawn in range(min(groups, moe.top_groups) + 1):
         rest = moe.top_groups * size - drawn * each
-        ways = comb(groups, drawn) * comb(moe.num_groups - groups, moe.top_groups - drawn)
+        ways = comb(groups, drawn) * comb(
+            moe.num_groups - groups, moe.top_groups - drawn
+        )
         missed += ways * comb(rest, moe.top_k)
     all_ways = comb(moe.num_groups, moe.top_groups)
     return 1 - missed / (all_ways * comb(moe.top_groups * size, moe.top_k))
@@ -200,7 +209,13 @@ class Plan:
         """The work of each stage, for one micro-batch."""
         here, count = self.layout, self.layout.num_stages
         tokens = here.sequences_per_micro * here.seq_len
-        shape = Shape(self.config, tokens, here.seq_len, here.num_expert_ranks)
+        shape = Shape(
+            self.config,
+            tokens,
+            here.seq_len,
+            here.num_expert_ranks,
+            here.tensor_parallel,
+        )
         return [
             build_chunk(shape, layers, last=stage == count - 1)
             for stage, layers in enumerate(
@@ -225,7 +240,7 @@ class Plan:
         return [self.chunks[stage_of(p, count, stage)] for p in pipelines]
 
     def row_bytes(self, transfer: str) -> int:
-        """One token's row on the wire: out in FP8 if the config says so, back in BF16."""
+        """One token's row: out in FP8 if the config says so, back in BF16."""
         fp8, d = self.config.fp8, self.config.d_model
         packed = transfer == DISPATCH and fp8 and fp8.wire
         return fp8_row_bytes(d, fp8.tile) if packed else 2 * d
@@ -258,17 +273,20 @@ class Plan:
 
         return tuple(to(peer) for peer in range(here.num_expert_ranks))
 
-    def expert_group(self, rank: int) -> tuple[int, ...]:
-        """The GPUs that share one set of experts with this one."""
-        size = self.layout.num_expert_ranks
-        return tuple(range(rank // size * size, (rank // size + 1) * size))
-
     def stage_copies(self, rank: int, step: int) -> tuple[int, ...]:
         """GPUs at this place, every `step` GPUs, in all stages that hold the same."""
         width, count = self.layout.gpus_per_stage, self.layout.num_stages
-        stages = {stage_of(p, count, rank // width) for p in range(self.layout.num_pipelines)}
+        stages = {
+            stage_of(p, count, rank // width) for p in range(self.layout.num_pipelines)
+        }
         return tuple(
             stage * width + place
             for stage in sorted(stages)
             for place in range(rank % width % step, width, step)
         )
+
+
+def block_of(rank: int, size: int) -> tuple[int, ...]:
+    """The `size` neighbours among whom the rank is: a node, an expert group."""
+    first = rank // size * size
+    return tuple(range(first, first + size))

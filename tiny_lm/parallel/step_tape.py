@@ -31,9 +31,17 @@ from tiny_lm.gpus.tape import (
     Tape,
     Wait,
 )
-from tiny_lm.parallel.chunks import BF16_BYTES, COMBINE, DISPATCH, FP32_BYTES, Piece
-from tiny_lm.parallel.plan import Plan
-from tiny_lm.parallel.schedules import neighbours, parts, stage_of
+from tiny_lm.parallel.chunks import (
+    BF16_BYTES,
+    COMBINE,
+    DISPATCH,
+    FP32_BYTES,
+    GATHER,
+    SCATTER,
+    Piece,
+)
+from tiny_lm.parallel.plan import Plan, block_of
+from tiny_lm.parallel.schedules import neighbours, parts
 
 PIPELINE = "pipeline"  # the stream that sends to the next stage
 PART = {"F": "1F", "B": "1B", "BW": "1B", "W": "1W", "FB": "1F1B"}
@@ -45,7 +53,7 @@ UPDATE_BYTES = FP32_BYTES + 2 * FP32_BYTES + 2 * 2 * BF16_BYTES + BF16_BYTES
 
 
 def write(plan: Plan, *, every_rank: bool = False) -> list[Tape]:
-    """Tapes of one step: the first GPU of each stage, to be replayed with `mirror=True`.
+    """One step's tapes, of the first GPU of each stage: replay them with `mirror=True`.
 
     Args:
         every_rank: a tape for each GPU, for a replay without `mirror`.
@@ -81,12 +89,7 @@ class _Writer:
         self.records: list[Record] = []
         self._events = 0
         self._calls: Counter[tuple[int, ...]] = Counter()
-        self._experts = plan.expert_group(rank)
-        self._rows = {}
-        if plan.config.moe:
-            place %= plan.layout.num_expert_ranks
-            for transfer in (DISPATCH, COMBINE):
-                self._rows[transfer] = plan.exchange_bytes(transfer, place)
+        self._transfers = self._groups(place)
         self._chunks = [
             {
                 part: (
@@ -97,6 +100,21 @@ class _Writer:
             }
             for chunk in plan.held(self.stage)
         ]
+
+    def _groups(self, place: int) -> dict[str, tuple]:
+        """Kind, bytes and group of each transfer."""
+        here, size = self.plan.layout, self._state_bytes
+        several = block_of(self.rank, here.tensor_parallel)
+        groups = {
+            GATHER: ("all_gather", (size,), several),
+            SCATTER: ("reduce_scatter", (size * len(several),), several),
+        }
+        if self.plan.config.moe:
+            experts = block_of(self.rank, here.num_expert_ranks)
+            for transfer in (DISPATCH, COMBINE):
+                rows = self.plan.exchange_bytes(transfer, place % len(experts))
+                groups[transfer] = "all_to_all", rows, experts
+        return groups
 
     def step(self) -> list[Record]:
         """All records of the step."""
@@ -130,20 +148,19 @@ class _Writer:
     def _piece(self, chain: _Chain, piece: Piece, part: str) -> None:
         self._wait(chain)
         self.records += piece.kernels
-        if piece.transfer:
-            self._exchange(chain, piece.transfer, part)
+        for transfer in piece.after:
+            self._transfer(chain, transfer, part)
         if chain.pays_weights:
             self.records += piece.weights
 
-    def _exchange(self, chain: _Chain, transfer: str, part: str) -> None:
-        """Start a dispatch or combine once all kernels so far are through."""
-        rows, group = self._rows[transfer], self._experts
-        name = f"{part}: {transfer}"
+    def _transfer(self, chain: _Chain, transfer: str, part: str) -> None:
+        """Start one once all kernels so far are through, and what it follows."""
+        call = f"{part}: {transfer}", *self._transfers[transfer]
         if not self.plan.layout.overlap:
-            self._collective(name, "all_to_all", rows, group, COMPUTE)
+            self._collective(*call, COMPUTE)
             return
         self._after(COMPUTE, COMM)
-        self._collective(name, "all_to_all", rows, group, COMM)
+        self._collective(*call, COMM)
         chain.pending = self._mark(COMM)
 
     def _wait(self, chain: _Chain) -> None:
@@ -172,7 +189,7 @@ class _Writer:
         self.records.append(Collective(name, kind, num_bytes, group, number, stream))
 
     def _ends(self, part: tuple, end: int) -> Iterator[tuple[int, int]]:
-        """The rank at the other end of this work's message, and the message's number."""
+        """The rank at the other end of this work's message, and its number."""
         kind, pipeline, micro = part
         if kind != "W":
             other = neighbours(part, self.stage)[end]
@@ -213,8 +230,7 @@ class _Writer:
         shared = sum(chunk.shared_parameters for chunk in held)
         experts = sum(chunk.expert_parameters for chunk in held)
         in_node = min(here.gpus_per_node, here.gpus_per_stage)
-        first = self.rank // in_node * in_node
-        node = tuple(range(first, first + in_node))
+        node = block_of(self.rank, in_node)
         nodes = self.plan.stage_copies(self.rank, in_node)
         copies = self.plan.stage_copies(self.rank, here.num_expert_ranks)
         ways = [(shared, node), (_share(shared, node), nodes), (experts, copies)]
