@@ -9,12 +9,12 @@ backward, the same layers in reverse:
     forward of a layer     attention → dispatch → experts → combine
     backward of a layer    dispatch → experts → combine → attention
 
-The backward of a combine is a dispatch and that of a dispatch a combine, so both chains
-look alike. Each piece of the backward also owes weight gradients; they have no successor
-in the chain, and may come at once or later.
+The backward of a combine is a dispatch and that of a dispatch a combine, so the chains
+look alike. Each piece of the backward also owes weight gradients: nothing in the chain
+needs them, and they may come at once or later.
 
-Tensor parallelism, which V3 does without, would gather the hidden states of several GPUs
-before each attention and add them up behind it: two transfers more, in each direction.
+Tensor parallelism, which V3 does without, would gather the hidden states of several
+GPUs before each attention and add them up behind it: two transfers more each way.
 Differs: its heads are divided among these GPUs, the stored weights are not.
 
 A product with a weight is one kernel for all matrices of its name: 2 FLOPs a weight and

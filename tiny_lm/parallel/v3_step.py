@@ -9,8 +9,8 @@ gradients that run alone ("1W"), because they alone hold no communication. That 
 of the step. Everything else follows: the other parts, the bubble, the whole.
 
 What is known of the machine: rates of products and of copies as measured on an H100,
-which has the H800's arithmetic; links as V3 reports to achieve them, 160 of 200 GB/s and
-40 of 50 GB/s. What is assumed is a constant here, with its reason.
+which has the H800's arithmetic; links as V3 reports to achieve them, 160 of 200 GB/s
+and 40 of 50 GB/s. What is assumed is a constant here, with its reason.
 
 The published parts are taken as means over all GPUs, which differ by their place in the
 pipeline; the table does not say so. As printed, they sum to 19.90 s and not to 19.926.
@@ -47,6 +47,16 @@ PUBLISHED_TFLOPS = 385
 # step has some thousand transfers of milliseconds, so that doubling it changes < 1 %.
 ALPHA_S = 5e-6
 LINKS = ("h800", "h100")
+# Stages, expert ranks and expert copies of smaller clusters, on the way to V3's.
+SCALES = {
+    8: (1, 8, 1),
+    64: (1, 64, 1),
+    128: (2, 64, 1),
+    256: (4, 64, 1),
+    512: (8, 64, 1),
+    1024: (16, 64, 1),
+    2048: (16, 64, 2),
+}
 
 
 def deepseek_v3_step(
@@ -66,6 +76,28 @@ def deepseek_v3_step(
         moe = replace(moe, top_groups=moe.num_groups)
     model = replace(model, moe=moe, fp8=fp8, num_mtp=num_mtp)
     return write(Plan(config=model, layout=Layout(**layout)))
+
+
+def layout_of(num_gpus: int) -> Layout:
+    """V3's layout cut down: as many micro-batches a GPU, fewer stages and copies.
+
+    It says what a replay costs, not what such a cluster could train: 8 GPUs hold no V3.
+
+    Raises:
+        ValueError: no layout is made for so many GPUs.
+    """
+    require(
+        num_gpus in SCALES,
+        f"no layout for {num_gpus} GPUs; there are: {', '.join(map(str, SCALES))}",
+    )
+    stages, ranks, copies = SCALES[num_gpus]
+    return Layout(
+        num_stages=stages,
+        num_expert_ranks=ranks,
+        num_expert_copies=copies,
+        batch_size=Layout().num_micro * ranks * copies,
+        schedule="dualpipe" if stages > 1 else "1f1b",
+    )
 
 
 def machine(links: str = "h800", reached: float = 1.0) -> Machine:
