@@ -44,3 +44,9 @@ def test_the_wide_model_has_the_width_it_is_reported_with():
 def test_the_peak_is_a_rate_of_this_machine():
     torch.manual_seed(0)
     assert 1e8 < bench.matmul_peak() < 1e14
+
+
+def test_a_million_records_are_a_million_records():
+    tapes = bench.moe_tapes(8, 100)
+    assert [len(tape.records) for tape in tapes] == [1000] * 8
+    assert all(tape.records[5].sent_bytes(tape.rank) == 7 * 32 * 7392 for tape in tapes)

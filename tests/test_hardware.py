@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from tiny_lm import hardware
-from tiny_lm.hardware import A100, B200, CHIPS, H100, H100_MEASURED, H200, H800, chip
+from tiny_lm.hardware import (
+    A100,
+    B200,
+    CHIPS,
+    H100,
+    H100_MEASURED,
+    H200,
+    H800,
+    MACHINES,
+    chip,
+    machine,
+)
 
 
 def test_chips_are_found_by_short_name_in_any_case():
@@ -50,11 +61,11 @@ def test_fp8_is_twice_as_fast_as_bf16_where_there_is_any():
 
 
 def test_every_field_that_is_a_number_names_its_unit():
-    kinds = (hardware.Chip, hardware.Measured)
+    kinds = (hardware.Chip, hardware.Measured, hardware.Machine)
     names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     assert all(
-        name.endswith(("_flops_per_s", "_bytes_per_s", "_bytes", "_s"))
-        for name in names - {"name", "source"}
+        name.endswith(("_flops_per_s", "_bytes_per_s", "_bytes", "_s", "_efficiency"))
+        for name in names - {"name", "source", "gpus_per_node"}
     )
 
 
@@ -73,3 +84,65 @@ def test_hardware_is_a_leaf():
 def test_an_unknown_chip_is_refused_with_those_that_exist():
     with pytest.raises(ValueError, match="unknown chip 'h20'; there are: a100, h100"):
         chip("h20")
+
+
+def test_a_machine_has_the_rates_of_its_chip_and_links_of_one_direction():
+    assert list(MACHINES) == list(CHIPS)
+    for name, each in MACHINES.items():
+        assert each.bf16_flops_per_s == chip(name).bf16_flops_per_s
+        assert each.fp8_flops_per_s == chip(name).fp8_flops_per_s
+        assert each.memory_bytes_per_s == chip(name).memory_bytes_per_s
+        assert each.nvlink_bytes_per_s == chip(name).nvlink_bytes_per_s / 2
+        assert each.gpus_per_node == 8
+        assert each.source
+
+
+def test_the_links_of_the_h800_are_those_that_training_achieved():
+    h800 = machine("H800")
+    assert h800.nvlink_bytes_per_s * h800.nvlink_efficiency == pytest.approx(160e9)
+    assert h800.network_bytes_per_s * h800.network_efficiency == pytest.approx(40e9)
+    assert machine("h100").nvlink_efficiency == machine("h100").network_efficiency == 1
+
+
+def test_what_was_not_published_is_absent():
+    assert machine("a100").network_bytes_per_s is None
+    assert machine("a100").fp8_flops_per_s is None
+    for each in MACHINES.values():
+        assert each.launch_s is each.nvlink_alpha_s is each.network_alpha_s is None
+        assert each.fp32_flops_per_s is None
+
+
+def test_a_machine_at_measured_rates():
+    real = machine("h100").achieving(H100_MEASURED)
+    assert real.bf16_flops_per_s * real.bf16_efficiency == pytest.approx(785e12)
+    assert real.fp8_flops_per_s * real.fp8_efficiency == pytest.approx(1147e12)
+    assert real.memory_bytes_per_s * real.memory_efficiency == pytest.approx(3e12)
+    assert real.launch_s == 9e-6
+    assert "measured" in real.name and "measured" in real.source
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("gpus_per_node", 0, "gpus_per_node must be ≥ 1, got 0"),
+        ("memory_bytes_per_s", 0.0, "memory_bytes_per_s must be positive, got 0"),
+        ("network_bytes_per_s", -1.0, "network_bytes_per_s must be positive, got -1"),
+        ("launch_s", -1e-6, "launch_s must not be negative"),
+        ("network_alpha_s", -1.0, "network_alpha_s must not be negative, got -1"),
+        ("fp8_efficiency", 1.5, r"fp8_efficiency must be in \(0, 1\], got 1.5"),
+        ("nvlink_efficiency", 0.0, r"nvlink_efficiency must be in \(0, 1\], got 0"),
+    ],
+)
+def test_an_impossible_machine_is_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(machine("h800"), **{field: value})
+
+
+def test_a_chip_that_was_not_measured_with_fp8_has_no_measured_fp8_rate():
+    with pytest.raises(ValueError, match="A100 .* has no FP8 rate"):
+        machine("a100").achieving(H100_MEASURED)
+
+
+def test_an_unknown_machine_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match="unknown machine 'h20'; there are: a100"):
+        machine("h20")

@@ -7,9 +7,13 @@ Every rate is for dense arithmetic; datasheets print twice as much, for sparse.
 A link has two honest numbers that differ by more than two: NVLink is sold as the sum
 of both directions, a program sends in one direction and never reaches the line rate.
 FLOPs are a count, FLOP/s a rate; GB is 1e9 bytes.
+
+A `Chip` is a line of the datasheet; a `Machine` is what replay plays a tape on: many
+such chips in nodes, their links and the costs of an event; `gpus.twin` scales one.
+What is not known is None, and replay refuses to guess it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 TERA, GIGA = 1e12, 1e9
 
@@ -138,3 +142,118 @@ def chip(name: str) -> Chip:
     if name.lower() not in CHIPS:
         raise ValueError(f"unknown chip {name!r}; there are: {', '.join(CHIPS)}")
     return CHIPS[name.lower()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Equal GPUs in equal nodes: what replay needs to know, at most the line rates.
+
+    None: not published, or there is none. An efficiency is the share of a rate that
+    programs reach; 1 is a floor of the time and not a forecast of it.
+
+    Args:
+        nvlink_bytes_per_s: one direction, inside a node.
+        network_bytes_per_s: one direction of a GPU's own card, between nodes.
+        nvlink_alpha_s: what a message costs before its first byte, inside a node.
+        network_alpha_s: the same between nodes.
+        launch_s: what a kernel costs before its first instruction.
+
+    Raises:
+        ValueError: a rate that is not positive, a negative time, an efficiency outside
+            (0, 1], or no GPU in a node.
+    """
+
+    name: str
+    source: str
+    gpus_per_node: int
+    bf16_flops_per_s: float
+    memory_bytes_per_s: float
+    nvlink_bytes_per_s: float
+    network_bytes_per_s: float | None = None
+    fp8_flops_per_s: float | None = None
+    fp32_flops_per_s: float | None = None
+    nvlink_alpha_s: float | None = None
+    network_alpha_s: float | None = None
+    launch_s: float | None = None
+    bf16_efficiency: float = 1.0
+    fp8_efficiency: float = 1.0
+    fp32_efficiency: float = 1.0
+    memory_efficiency: float = 1.0
+    nvlink_efficiency: float = 1.0
+    network_efficiency: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_node < 1:
+            raise ValueError(f"gpus_per_node must be ≥ 1, got {self.gpus_per_node}")
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if name.endswith("_per_s") and value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+            if name.endswith(("alpha_s", "launch_s")) and (value or 0) < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+            if name.endswith("_efficiency") and not 0 < value <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {value}")
+
+    def achieving(self, measured: Measured) -> "Machine":
+        """The same machine at the rates and the launch cost that were measured.
+
+        FP8 as with tile and block scales. Links keep what they have.
+
+        Raises:
+            ValueError: the machine's chip has no FP8, so is not the one measured.
+        """
+        if self.fp8_flops_per_s is None:
+            raise ValueError(f"{self.name} has no FP8 rate, {measured.name} has one")
+        return replace(
+            self,
+            name=f"{self.name}, at rates measured on {measured.name}",
+            source=f"{self.source}; {measured.source}",
+            launch_s=measured.launch_s,
+            bf16_efficiency=measured.bf16_flops_per_s / self.bf16_flops_per_s,
+            fp8_efficiency=measured.fp8_blockwise_flops_per_s / self.fp8_flops_per_s,
+            memory_efficiency=measured.copy_bytes_per_s / self.memory_bytes_per_s,
+        )
+
+
+def _cluster(chip: Chip, network_bytes_per_s: float | None, source: str) -> Machine:
+    one_way = chip.nvlink_bytes_per_s / 2
+    nvlink = (chip.nvlink_achieved_bytes_per_s or one_way) / one_way
+    network = 1.0
+    if chip.network_achieved_bytes_per_s:
+        network = chip.network_achieved_bytes_per_s / network_bytes_per_s
+    return Machine(
+        name=f"nodes of 8 {chip.name}",
+        source=f"{chip.source}; {source}",
+        gpus_per_node=8,
+        bf16_flops_per_s=chip.bf16_flops_per_s,
+        fp8_flops_per_s=chip.fp8_flops_per_s,
+        memory_bytes_per_s=chip.memory_bytes_per_s,
+        nvlink_bytes_per_s=one_way,
+        network_bytes_per_s=network_bytes_per_s,
+        nvlink_efficiency=nvlink,
+        network_efficiency=network,
+    )
+
+
+_DGX = "NVIDIA DGX user guides: a ConnectX-7 card of 400 Gb/s beside each GPU"
+MACHINES: dict[str, Machine] = {
+    "a100": _cluster(A100, None, "DGX A100: 8 GPUs a node"),
+    "h100": _cluster(H100, 50 * GIGA, _DGX),
+    "h800": _cluster(H800, H800.network_bytes_per_s, "deepseek_v3, section 3.1"),
+    "h200": _cluster(H200, 50 * GIGA, _DGX),
+    "b200": _cluster(B200, 50 * GIGA, _DGX),
+}
+
+
+def machine(name: str) -> Machine:
+    """Nodes of 8 such chips at datasheet rates; the H800's links as V3 achieved them.
+
+    No launch cost and no α are published with the chips: set those that a tape needs,
+    `dataclasses.replace(machine("h800"), launch_s=…, nvlink_alpha_s=…)`.
+
+    Raises:
+        ValueError: no such machine; the message lists those that exist.
+    """
+    if name.lower() not in MACHINES:
+        raise ValueError(f"unknown machine {name!r}; there are: {', '.join(MACHINES)}")
+    return MACHINES[name.lower()]

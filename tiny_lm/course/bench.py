@@ -1,4 +1,4 @@
-"""How fast a training step is, and how far from what this machine can do.
+"""How fast a training step and a replay are, and how far from what is possible.
 
 Chapter: 06_together/full_model
 
@@ -24,6 +24,9 @@ from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
 from tiny_lm.course.oracle import transformers_config
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
+from tiny_lm.gpus.replay import replay
+from tiny_lm.gpus.tape import Collective, Kernel, Mark, Tape, Wait
+from tiny_lm.hardware import H100_MEASURED, machine
 from tiny_lm.train import build_model, build_optimizer, train_step
 
 TRAINING = TrainConfig()
@@ -176,14 +179,67 @@ def ranks_against_one_process() -> list[Result]:
     return results
 
 
+def moe_tapes(num_ranks: int, num_layers: int) -> list[Tape]:
+    """A forward of many MoE layers, each with a dispatch beside its shared expert."""
+    group = tuple(range(num_ranks))
+    rows = (32 * 7392,) * num_ranks  # 32 tokens for each rank, in FP8
+    tapes = []
+    for rank in group:
+        records = []
+        for layer in range(num_layers):
+            sent, here = 2 * layer, 2 * layer + 1
+            records += [
+                Kernel("attention", 10**10 + rank, 10**7),
+                Kernel("norm", 0, 10**6),
+                Kernel("router", 10**7, 10**5),
+                Mark(sent),
+                Wait(sent, "comm"),
+                Collective("dispatch", "all_to_all", rows, group, layer),
+                Mark(here, "comm"),
+                Kernel("shared expert", 10**9, 10**6, "fp8"),
+                Wait(here),
+                Kernel("experts", 10**10, 10**7, "fp8"),
+            ]
+        tapes.append(Tape(rank, tuple(records)))
+    return tapes
+
+
+def replay_of_a_million() -> list[Result]:
+    """Seconds to replay a million records of 8 and of 64 ranks, and how they grow."""
+    h800 = machine("h800").achieving(H100_MEASURED)
+    # Any α will do to measure the replay's own speed.
+    h800 = replace(h800, nvlink_alpha_s=1e-6, network_alpha_s=1e-6)
+    results = []
+    replay(moe_tapes(8, 1000), h800)  # the first one is slower
+    for num_ranks in (8, 64):
+        seconds = {}
+        for num_records in (250_000, 1_000_000):
+            tapes = moe_tapes(num_ranks, num_records // num_ranks // 10)
+            start = time.perf_counter()
+            replay(tapes, h800)
+            seconds[num_records] = time.perf_counter() - start
+        name = f"replay, {num_ranks} ranks"
+        growth = seconds[1_000_000] / seconds[250_000]
+        results += [
+            Result(f"{name}, 1,000,000 records", seconds[1_000_000], "s", "≤ 20"),
+            Result(f"{name}, 4 times the records", growth, "x", "≈ 4"),
+        ]
+    return results
+
+
 def main(out: Path = Path("_build/bench.json")) -> None:
     """Measure everything, print the table, write it as JSON."""
     print(f"benchmarks on {torch.get_num_threads()} threads; about three minutes")
     results: list[Result] = []
-    for part in (against_transformers, fp8_against_fp32, ranks_against_one_process):
+    for part in (
+        against_transformers,
+        fp8_against_fp32,
+        ranks_against_one_process,
+        replay_of_a_million,
+    ):
         for result in part():
             value = f"{result.value:,.2f} {result.unit}"
-            print(f"{result.name:32} {value:>18}  {result.aim:8} {result.limit}")
+            print(f"{result.name:34} {value:>18}  {result.aim:8} {result.limit}")
             results.append(result)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps([vars(result) for result in results], indent=2) + "\n")

@@ -1,0 +1,88 @@
+"""Bubbles of pipeline schedules, replayed, equal their closed forms."""
+
+from dataclasses import replace
+
+import pytest
+from pipeline_schedules import COST, dualpipe, one_f_one_b, parts, tapes, zb1p
+from toy_machine import TOY
+
+from tiny_lm.gpus.replay import replay
+
+# One unit of work is a picosecond, and messages are free.
+FREE = replace(TOY, launch_s=0.0, nvlink_alpha_s=0.0, network_alpha_s=0.0)
+
+
+def idle(schedule, num_stages, num_micro, cost=None):
+    """Units that each rank waits in a step."""
+    timeline = replay(tapes(schedule, num_stages, num_micro, cost), FREE)
+    return [timeline.step_ps - row.compute_ps for row in timeline.summary()]
+
+
+@pytest.mark.parametrize("num_stages", [2, 4, 8, 16])
+@pytest.mark.parametrize("more", [0, 3, 20])
+def test_the_bubble_of_1f1b(num_stages, more):
+    wanted = (num_stages - 1) * (COST["F"] + COST["BW"])
+    assert set(idle(one_f_one_b, num_stages, num_stages + more)) == {wanted}
+
+
+def test_the_bubble_of_1f1b_grows_with_the_backward():
+    cost = {**COST, "BW": 5}
+    assert set(idle(one_f_one_b, 4, 8, cost)) == {3 * (1 + 5)}
+
+
+@pytest.mark.parametrize("num_stages", [2, 4, 8, 16])
+@pytest.mark.parametrize("more", [0, 3, 20])
+def test_the_bubble_of_zb1p(num_stages, more):
+    wanted = (num_stages - 1) * (COST["F"] + COST["BW"] - 2 * COST["W"])
+    assert set(idle(zb1p, num_stages, 2 * num_stages + more)) == {wanted}
+
+
+@pytest.mark.parametrize(("num_stages", "units"), [(4, 2), (8, 6), (16, 14)])
+@pytest.mark.parametrize("more", [0, 2, 20])
+def test_the_bubble_of_dualpipe(num_stages, units, more):
+    formula = (num_stages // 2 - 1) * (COST["FB"] + COST["BW"] - 3 * COST["W"])
+    assert formula == units
+    assert set(idle(dualpipe, num_stages, 2 * num_stages + more)) == {units}
+
+
+@pytest.mark.parametrize("num_stages", [4, 8, 16])
+def test_dualpipe_keeps_one_forward_more_alive_than_there_are_stages(num_stages):
+    peaks = []
+    for rank in range(num_stages):
+        alive, peak = 0, 0
+        for action in dualpipe(num_stages, rank, 4 * num_stages):
+            for kind, *_ in parts(action):
+                alive += {"F": 1, "B": -1, "W": 0}[kind]
+                peak = max(peak, alive)
+        peaks.append(peak)
+    assert max(peaks) == num_stages + 1
+
+
+@pytest.mark.parametrize("schedule", [one_f_one_b, zb1p, dualpipe])
+def test_every_micro_batch_goes_forward_and_back_once_on_every_stage(schedule):
+    for rank in range(8):
+        done = [p for action in schedule(8, rank, 20) for p in parts(action)]
+        pipelines = {0: range(20)}
+        if schedule is dualpipe:
+            pipelines = {0: range(10), 1: range(10)}
+        for kind in "FB":
+            wanted = [(kind, p, m) for p, micro in pipelines.items() for m in micro]
+            assert sorted(p for p in done if p[0] == kind) == wanted
+
+
+def test_idle_units_are_bubble_and_not_communication():
+    timeline = replay(tapes(one_f_one_b, 4, 8), FREE)
+    assert {row.bubble_ps for row in timeline.summary()} == {9}
+    assert {row.exposed_ps for row in timeline.summary()} == {0}
+
+
+def test_messages_that_take_time_lengthen_the_pipeline():
+    """By hand for two stages and one micro-batch: F, message, F and B, message, B."""
+    slow = replace(FREE, nvlink_alpha_s=7e-12)
+    assert replay(tapes(one_f_one_b, 2, 1), slow).step_ps == 1 + 7 + 3 + 7 + 2
+
+
+def test_the_formula_of_dualpipe_is_off_where_input_gradient_and_forward_differ():
+    """In tenths: F 10, B 20, of which W 8. The formula says 78."""
+    cost = {"F": 10, "B": 12, "W": 8, "BW": 20, "FB": 30}
+    assert set(idle(dualpipe, 8, 20, cost)) == {72}
