@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tiny_lm import matmul
+from tiny_lm.gpus.recorder import recording
 
 SHAPES = [(5, 3, 2), (64, 32, 96), (64, 96, 32), (1, 7, 7)]
 
@@ -12,20 +13,6 @@ SHAPES = [(5, 3, 2), (64, 32, 96), (64, 96, 32), (1, 7, 7)]
 def _normal(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=dtype)
-
-
-@pytest.fixture
-def calls(monkeypatch) -> list[str]:
-    """Who multiplied: one word for each call of oneDNN's operator."""
-    made: list[str] = []
-    real = torch.ops.mkldnn._linear_pointwise
-    monkeypatch.setattr(
-        matmul, "_onednn", lambda a, b: made.append("onednn") or real(a, b, *REST)
-    )
-    return made
-
-
-REST = (None, "none", [], "")
 
 
 def test_times_multiplies_by_the_transpose():
@@ -72,11 +59,27 @@ def test_linear_computes_only_the_gradients_that_are_asked_for():
 
 
 @pytest.mark.skipif(not matmul.HAS_ONEDNN, reason="this torch has no oneDNN")
-def test_fp32_on_a_cpu_goes_to_onednn_and_other_dtypes_do_not(calls):
-    matmul.linear(_normal(4, 3), _normal(2, 3))
-    assert calls == ["onednn"]
-    y = matmul.linear(_normal(4, 3, dtype=torch.float64), _normal(2, 3).double())
-    assert calls == ["onednn"] and y.dtype == torch.float64
+def test_fp32_on_a_cpu_goes_to_onednn_and_other_dtypes_do_not():
+    x, weight = _normal(4, 3), _normal(2, 3)
+    with torch.profiler.profile() as profile:
+        matmul.linear(x, weight)
+        matmul.linear(x.double(), weight.double())
+    called = {event.key: event.count for event in profile.key_averages()}
+    assert called["mkldnn::_linear_pointwise"] == 1
+    assert called["aten::linear"] == 1
+
+
+def test_to_a_recorder_a_product_is_the_same_by_either_library(monkeypatch):
+    tapes = []
+    for has in {matmul.HAS_ONEDNN, False}:
+        monkeypatch.setattr(matmul, "HAS_ONEDNN", has)
+        x, weight = _normal(4, 3).requires_grad_(), _normal(2, 3).requires_grad_()
+        with recording(0) as recorder:
+            matmul.linear(x, weight).backward(torch.ones(4, 2))
+        tapes.append([r for r in recorder.tape().records if r.flops])
+    forward, backward = [("mm", 48)], [("mm backward", 48)] * 2
+    for tape in tapes:
+        assert [(r.name, r.flops) for r in tape] == forward + backward
 
 
 def test_no_rows_give_no_rows_and_a_gradient_of_zeros():

@@ -13,11 +13,15 @@ PyTorch was built without oneDNN. Sums are added in another order, so the two di
 the last bits.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from tiny_lm.kernels import Work, kernel, num_bytes, precision
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
@@ -28,12 +32,13 @@ def times(a: Float[Tensor, "N K"], b: Float[Tensor, "M K"]) -> Float[Tensor, "N 
     """`a @ b.T`, without gradients."""
     if not _is_fast(a, b):
         return a @ b.T
-    return _onednn(a, b)
+    with kernel("mm", partial(_work, a, b)):  # as PyTorch calls it: tapes are alike
+        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
-def _onednn(a: Tensor, b: Tensor) -> Tensor:
-    no_bias, no_activation = None, ("none", [], "")
-    return torch.ops.mkldnn._linear_pointwise(a, b, no_bias, *no_activation)
+def _work(a: Tensor, b: Tensor) -> Work:
+    (n, k), m = a.shape, len(b)
+    return Work(2 * n * k * m, num_bytes(a, b) + n * m * a.itemsize, precision(a.dtype))
 
 
 def outer(a: Float[Tensor, "N M"], b: Float[Tensor, "N K"]) -> Float[Tensor, "M K"]:
