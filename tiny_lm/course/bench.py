@@ -20,13 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tiny_lm import costs
-from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
+from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, deepseek_v3, tiny
 from tiny_lm.course.oracle import transformers_config
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.gpus.replay import replay
 from tiny_lm.gpus.tape import Collective, Kernel, Mark, Tape, Wait
 from tiny_lm.hardware import H100_MEASURED, machine
+from tiny_lm.parallel import v3_step
+from tiny_lm.parallel.plan import Plan
+from tiny_lm.parallel.step_tape import write
 from tiny_lm.train import build_model, build_optimizer, train_step
 
 TRAINING = TrainConfig()
@@ -225,6 +228,20 @@ def replay_of_a_million() -> list[Result]:
     return results
 
 
+def v3_step_at_scale() -> list[Result]:
+    """Seconds to write and replay V3's step on few and on many GPUs."""
+    seconds = {}
+    for num_gpus in v3_step.SCALES:
+        start = time.perf_counter()
+        tapes = write(Plan(config=deepseek_v3(), layout=v3_step.layout_of(num_gpus)))
+        replay(tapes, v3_step.machine(), mirror=True)
+        seconds[num_gpus] = time.perf_counter() - start
+    return [
+        Result(f"V3's step on {num_gpus:,} GPUs", value, "s", "≤ 20")
+        for num_gpus, value in seconds.items()
+    ]
+
+
 def main(out: Path = Path("_build/bench.json")) -> None:
     """Measure everything, print the table, write it as JSON."""
     print(f"benchmarks on {torch.get_num_threads()} threads; about three minutes")
@@ -234,6 +251,7 @@ def main(out: Path = Path("_build/bench.json")) -> None:
         fp8_against_fp32,
         ranks_against_one_process,
         replay_of_a_million,
+        v3_step_at_scale,
     ):
         for result in part():
             value = f"{result.value:,.2f} {result.unit}"
