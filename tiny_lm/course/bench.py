@@ -19,15 +19,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+<<<<<<< HEAD
 from tiny_lm import costs, memory
 from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
+=======
+from tiny_lm import costs
+from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, deepseek_v3, tiny
+>>>>>>> plan
 from tiny_lm.course.oracle import transformers_config
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.gpus.replay import replay
 from tiny_lm.gpus.tape import Collective, Kernel, Mark, Tape, Wait
 from tiny_lm.hardware import H100_MEASURED, machine
+<<<<<<< HEAD
 from tiny_lm.train import build_model, build_optimizer, record_step, train_step
+=======
+from tiny_lm.parallel import v3_step
+from tiny_lm.parallel.plan import Plan
+from tiny_lm.parallel.step_tape import write
+from tiny_lm.train import build_model, build_optimizer, train_step
+>>>>>>> plan
 
 TRAINING = TrainConfig()
 TOKENS = TRAINING.batch_size * TRAINING.seq_len
@@ -227,6 +239,7 @@ def replay_of_a_million() -> list[Result]:
     return results
 
 
+<<<<<<< HEAD
 def recording_against_the_step() -> list[Result]:
     """What recording a step as a tape costs, as a multiple of that step."""
     group, tokens = mesh.solo(), _tokens()
@@ -239,6 +252,20 @@ def recording_against_the_step() -> list[Result]:
     seconds = in_turns(steps)
     ratio = seconds["recorded"] / seconds["step"]
     return [Result("recorded step / step, tiny", ratio, "x", "≤ 3")]
+=======
+def v3_step_at_scale() -> list[Result]:
+    """Seconds to write and replay V3's step on few and on many GPUs."""
+    seconds = {}
+    for num_gpus in v3_step.SCALES:
+        start = time.perf_counter()
+        tapes = write(Plan(config=deepseek_v3(), layout=v3_step.layout_of(num_gpus)))
+        replay(tapes, v3_step.machine(), mirror=True)
+        seconds[num_gpus] = time.perf_counter() - start
+    return [
+        Result(f"V3's step on {num_gpus:,} GPUs", value, "s", "≤ 20")
+        for num_gpus, value in seconds.items()
+    ]
+>>>>>>> plan
 
 
 def main(out: Path = Path("_build/bench.json")) -> None:
@@ -250,6 +277,7 @@ def main(out: Path = Path("_build/bench.json")) -> None:
         fp8_against_fp32,
         ranks_against_one_process,
         replay_of_a_million,
+        v3_step_at_scale,
     ):
         for result in part():
             value = f"{result.value:,.2f} {result.unit}"

@@ -179,7 +179,7 @@ def _flops_before(config: ModelConfig, seq_len: int) -> tuple[list[float], float
     for layer in range(config.num_layers):
         ffn = flops["dense_ffn"] / dense if layer < dense else experts / routed
         before.append(before[-1] + attention + ffn)
-    return before, flops["head"] + flops["mtp"]
+    return before, float(flops["head"] + flops["mtp"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,14 +136,21 @@ class _Writer:
             _Chain(self._chunks[pipeline][part][kind != "F"], kind == "BW")
             for kind, pipeline, _ in work
         ]
-        # The backward leads: its first rows leave before the forward computes.
-        for turn in zip_longest(*(chain.pieces for chain in reversed(chains))):
-            for chain, piece in zip(reversed(chains), turn, strict=True):
+        self._starters(chains, part)
+        pieces = ([p for p in chain.pieces if p.kernels] for chain in chains)
+        for turn in zip_longest(*pieces):
+            for chain, piece in zip(chains, turn, strict=True):
                 if piece is not None:
                     self._piece(chain, piece, part)
         for chain in chains:
             self._wait(chain)
         self._sends(work)
+
+    def _starters(self, chains: list[_Chain], part: str) -> None:
+        """What the first pieces wait for leaves before any of them computes."""
+        for chain in chains:
+            if not chain.pieces[0].kernels:
+                self._piece(chain, chain.pieces[0], part)
 
     def _piece(self, chain: _Chain, piece: Piece, part: str) -> None:
         self._wait(chain)

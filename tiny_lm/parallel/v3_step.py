@@ -150,7 +150,8 @@ def fit(tapes: list[Tape], part: str = "1W") -> float:
         part: which one; the others then stay predictions.
 
     Raises:
-        ValueError: no such part, or one that takes longer even at the measured rates.
+        ValueError: no such part, one that takes longer even at the measured rates, or
+            one that no slower rate makes long enough.
     """
     require(
         part in PUBLISHED_PARTS_S,
@@ -163,12 +164,14 @@ def fit(tapes: list[Tape], part: str = "1W") -> float:
 
     low, below = 1.0, excess_s(1.0)
     require(below <= 0, f"{part} takes longer than published at the measured rates")
-    high = 2.0
+    high, above = 2.0, excess_s(2.0)
+    close = 1e-4 * PUBLISHED_PARTS_S[part]
     for _ in range(6):  # nearly a straight line, so the secant is there at once
-        above = excess_s(high)
-        if abs(above) < 1e-4 * PUBLISHED_PARTS_S[part] or above == below:
+        if abs(above) < close or above == below:
             break
         low, below, high = high, above, high - above * (high - low) / (above - below)
+        above = excess_s(high)
+    require(abs(above) < close, f"no rate makes {part} as long as published")
     return 1 / high
 
 
