@@ -19,27 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-<<<<<<< HEAD
 from tiny_lm import costs, memory
-from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
-=======
-from tiny_lm import costs
 from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, deepseek_v3, tiny
->>>>>>> plan
 from tiny_lm.course.oracle import transformers_config
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.gpus.replay import replay
 from tiny_lm.gpus.tape import Collective, Kernel, Mark, Tape, Wait
 from tiny_lm.hardware import H100_MEASURED, machine
-<<<<<<< HEAD
-from tiny_lm.train import build_model, build_optimizer, record_step, train_step
-=======
 from tiny_lm.parallel import v3_step
 from tiny_lm.parallel.plan import Plan
 from tiny_lm.parallel.step_tape import write
-from tiny_lm.train import build_model, build_optimizer, train_step
->>>>>>> plan
+from tiny_lm.train import build_model, build_optimizer, record_step, train_step
 
 TRAINING = TrainConfig()
 TOKENS = TRAINING.batch_size * TRAINING.seq_len
@@ -239,7 +230,6 @@ def replay_of_a_million() -> list[Result]:
     return results
 
 
-<<<<<<< HEAD
 def recording_against_the_step() -> list[Result]:
     """What recording a step as a tape costs, as a multiple of that step."""
     group, tokens = mesh.solo(), _tokens()
@@ -252,7 +242,8 @@ def recording_against_the_step() -> list[Result]:
     seconds = in_turns(steps)
     ratio = seconds["recorded"] / seconds["step"]
     return [Result("recorded step / step, tiny", ratio, "x", "≤ 3")]
-=======
+
+
 def v3_step_at_scale() -> list[Result]:
     """Seconds to write and replay V3's step on few and on many GPUs."""
     seconds = {}
@@ -265,7 +256,6 @@ def v3_step_at_scale() -> list[Result]:
         Result(f"V3's step on {num_gpus:,} GPUs", value, "s", "≤ 20")
         for num_gpus, value in seconds.items()
     ]
->>>>>>> plan
 
 
 def main(out: Path = Path("_build/bench.json")) -> None:
@@ -277,6 +267,7 @@ def main(out: Path = Path("_build/bench.json")) -> None:
         fp8_against_fp32,
         ranks_against_one_process,
         replay_of_a_million,
+        recording_against_the_step,
         v3_step_at_scale,
     ):
         for result in part():
