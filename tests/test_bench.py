@@ -9,14 +9,6 @@ from tiny_lm.course import bench
 from tiny_lm.course.oracle import transformers_config
 
 
-def test_workloads_take_turns_and_the_first_two_rounds_do_not_count():
-    order = []
-    workloads = {name: lambda name=name: order.append(name) for name in "ab"}
-    seconds = bench.in_turns(workloads, rounds=3)
-    assert "".join(order) == "ab" * 5
-    assert seconds.keys() == workloads.keys()
-
-
 def test_both_models_are_of_the_same_size():
     from transformers import DeepseekV3ForCausalLM
 

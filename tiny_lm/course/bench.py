@@ -4,15 +4,13 @@ Chapter: 06_together/full_model
 
     make bench
 
-Everything that is compared is timed in one run, in turns, and reported as a median: on
-a shared machine only ratios of neighbours mean anything.
+Everything that is compared is timed in one run, in turns, and reported as a median.
 """
 
 import json
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +19,12 @@ from torch import Tensor
 
 from tiny_lm import costs, memory
 from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
+from tiny_lm.course.bench_experts import (
+    EXPERTS_IMPLEMENTATIONS,
+    experts_against_others,
+)
 from tiny_lm.course.oracle import transformers_config
+from tiny_lm.course.turns import ROUNDS, Result, Step, in_turns
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.gpus.replay import replay
@@ -31,34 +34,6 @@ from tiny_lm.train import build_model, build_optimizer, record_step, train_step
 
 TRAINING = TrainConfig()
 TOKENS = TRAINING.batch_size * TRAINING.seq_len
-ROUNDS = 15
-# "batched_mm" copies an expert's weights for every row: many times slower on a CPU.
-EXPERTS_IMPLEMENTATIONS = ("eager", "grouped_mm")
-
-Step = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of the table; `limit` says what bounds the value."""
-
-    name: str
-    value: float
-    unit: str
-    aim: str = ""
-    limit: str = ""
-
-
-def in_turns(workloads: dict[str, Step], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of each, all of them once a round, after two rounds unmeasured."""
-    seconds: dict[str, list[float]] = {name: [] for name in workloads}
-    for turn in range(rounds + 2):
-        for name, step in workloads.items():
-            start = time.perf_counter()
-            step()
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def _tokens(batch_size: int = TRAINING.batch_size) -> Tensor:
@@ -241,16 +216,21 @@ def recording_against_the_step() -> list[Result]:
     return [Result("recorded step / step, tiny", ratio, "x", "≤ 3")]
 
 
+PARTS = (
+    against_transformers,
+    experts_against_others,
+    fp8_against_fp32,
+    ranks_against_one_process,
+    recording_against_the_step,
+    replay_of_a_million,
+)
+
+
 def main(out: Path = Path("_build/bench.json")) -> None:
     """Measure everything, print the table, write it as JSON."""
-    print(f"benchmarks on {torch.get_num_threads()} threads; about three minutes")
+    print(f"benchmarks on {torch.get_num_threads()} threads; about five minutes")
     results: list[Result] = []
-    for part in (
-        against_transformers,
-        fp8_against_fp32,
-        ranks_against_one_process,
-        replay_of_a_million,
-    ):
+    for part in PARTS:
         for result in part():
             value = f"{result.value:,.2f} {result.unit}"
             print(f"{result.name:34} {value:>18}  {result.aim:8} {result.limit}")
