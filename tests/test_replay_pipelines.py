@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from pipeline_schedules import COST, dualpipe, one_f_one_b, parts, tapes, zb1p
+from pipeline_schedules import COST, tapes
 from toy_machine import TOY
 
 from tiny_lm.gpus.replay import replay
+from tiny_lm.parallel.schedules import dualpipe, one_f_one_b, zb1p
 
 # One unit of work is a picosecond, and messages are free.
 FREE = replace(TOY, launch_s=0.0, nvlink_alpha_s=0.0, network_alpha_s=0.0)
@@ -43,31 +44,6 @@ def test_the_bubble_of_dualpipe(num_stages, units, more):
     formula = (num_stages // 2 - 1) * (COST["FB"] + COST["BW"] - 3 * COST["W"])
     assert formula == units
     assert set(idle(dualpipe, num_stages, 2 * num_stages + more)) == {units}
-
-
-@pytest.mark.parametrize("num_stages", [4, 8, 16])
-def test_dualpipe_keeps_one_forward_more_alive_than_there_are_stages(num_stages):
-    peaks = []
-    for rank in range(num_stages):
-        alive, peak = 0, 0
-        for action in dualpipe(num_stages, rank, 4 * num_stages):
-            for kind, *_ in parts(action):
-                alive += {"F": 1, "B": -1, "W": 0}[kind]
-                peak = max(peak, alive)
-        peaks.append(peak)
-    assert max(peaks) == num_stages + 1
-
-
-@pytest.mark.parametrize("schedule", [one_f_one_b, zb1p, dualpipe])
-def test_every_micro_batch_goes_forward_and_back_once_on_every_stage(schedule):
-    for rank in range(8):
-        done = [p for action in schedule(8, rank, 20) for p in parts(action)]
-        pipelines = {0: range(20)}
-        if schedule is dualpipe:
-            pipelines = {0: range(10), 1: range(10)}
-        for kind in "FB":
-            wanted = [(kind, p, m) for p, micro in pipelines.items() for m in micro]
-            assert sorted(p for p in done if p[0] == kind) == wanted
 
 
 def test_idle_units_are_bubble_and_not_communication():

@@ -23,13 +23,11 @@ from tiny_lm.course.bench_experts import (
     EXPERTS_IMPLEMENTATIONS,
     experts_against_others,
 )
+from tiny_lm.course.bench_time import replay_of_a_million, v3_step_at_scale
 from tiny_lm.course.oracle import transformers_config
 from tiny_lm.course.turns import ROUNDS, Result, Step, in_turns
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.tape import Collective, Kernel, Mark, Tape, Wait
-from tiny_lm.hardware import H100_MEASURED, machine
 from tiny_lm.train import build_model, build_optimizer, record_step, train_step
 
 TRAINING = TrainConfig()
@@ -154,54 +152,6 @@ def ranks_against_one_process() -> list[Result]:
     return results
 
 
-def moe_tapes(num_ranks: int, num_layers: int) -> list[Tape]:
-    """A forward of many MoE layers, each with a dispatch beside its shared expert."""
-    group = tuple(range(num_ranks))
-    rows = (32 * 7392,) * num_ranks  # 32 tokens for each rank, in FP8
-    tapes = []
-    for rank in group:
-        records = []
-        for layer in range(num_layers):
-            sent, here = 2 * layer, 2 * layer + 1
-            records += [
-                Kernel("attention", 10**10 + rank, 10**7),
-                Kernel("norm", 0, 10**6),
-                Kernel("router", 10**7, 10**5),
-                Mark(sent),
-                Wait(sent, "comm"),
-                Collective("dispatch", "all_to_all", rows, group, layer),
-                Mark(here, "comm"),
-                Kernel("shared expert", 10**9, 10**6, "fp8"),
-                Wait(here),
-                Kernel("experts", 10**10, 10**7, "fp8"),
-            ]
-        tapes.append(Tape(rank, tuple(records)))
-    return tapes
-
-
-def replay_of_a_million() -> list[Result]:
-    """Seconds to replay a million records of 8 and of 64 ranks, and how they grow."""
-    h800 = machine("h800").achieving(H100_MEASURED)
-    # Any α will do to measure the replay's own speed.
-    h800 = replace(h800, nvlink_alpha_s=1e-6, network_alpha_s=1e-6)
-    results = []
-    replay(moe_tapes(8, 1000), h800)  # the first one is slower
-    for num_ranks in (8, 64):
-        seconds = {}
-        for num_records in (250_000, 1_000_000):
-            tapes = moe_tapes(num_ranks, num_records // num_ranks // 10)
-            start = time.perf_counter()
-            replay(tapes, h800)
-            seconds[num_records] = time.perf_counter() - start
-        name = f"replay, {num_ranks} ranks"
-        growth = seconds[1_000_000] / seconds[250_000]
-        results += [
-            Result(f"{name}, 1,000,000 records", seconds[1_000_000], "s", "≤ 20"),
-            Result(f"{name}, 4 times the records", growth, "x", "≈ 4"),
-        ]
-    return results
-
-
 def recording_against_the_step() -> list[Result]:
     """What recording a step as a tape costs, as a multiple of that step."""
     group, tokens = mesh.solo(), _tokens()
@@ -223,6 +173,7 @@ PARTS = (
     ranks_against_one_process,
     recording_against_the_step,
     replay_of_a_million,
+    v3_step_at_scale,
 )
 
 

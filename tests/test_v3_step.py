@@ -1,0 +1,197 @@
+"""V3's step: what was fitted, what follows, and what the links cost."""
+
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tiny_lm import hardware
+from tiny_lm.parallel import v3_step
+from tiny_lm.parallel.plan import Plan
+from tiny_lm.parallel.step_tape import write
+from tiny_lm.parallel.v3_step import (
+    Answer,
+    Row,
+    deepseek_v3_step,
+    fit,
+    layout_of,
+    machine,
+    won_back_s,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = {"batch_size": 128 * 32}
+
+# Twenty replays of a whole step, in a process without the tests' shape checks, which
+# make each of them eight times as slow.
+WHOLE = """
+import pickle, sys, time
+from dataclasses import replace
+from tiny_lm.parallel.v3_step import *
+
+start = time.process_time()
+tapes = deepseek_v3_step()
+found = {part: fit(tapes, part) for part in ("1W", "1F1B")}
+timelines = {
+    part: replay(tapes, machine(reached=reached), mirror=True)
+    for part, reached in found.items()
+}
+rows = {part: compare(timeline) for part, timeline in timelines.items()}
+timeline = timelines["1W"]
+mtp = compare(timeline, replace(deepseek_v3(), num_mtp=1))
+slow = replace(machine(reached=found["1W"]), nvlink_alpha_s=1e-5, network_alpha_s=1e-5)
+alpha = replay(tapes, slow, mirror=True).step_ps / timeline.step_ps
+parts, step_s = parts_s(timeline), timeline.step_ps / 1e12
+answers = seed_question(found["1W"], batch_size=128 * 32)
+seconds = time.process_time() - start
+names = "found rows mtp alpha parts step_s answers seconds"
+pickle.dump({name: globals()[name] for name in names.split()}, sys.stdout.buffer)
+"""
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """What the script above found."""
+    run = subprocess.run(
+        [sys.executable, "-c", WHOLE],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    return SimpleNamespace(**pickle.loads(run.stdout))
+
+
+def by_part(rows):
+    return {row.part: row for row in rows}
+
+
+def test_the_published_parts_as_printed_sum_to_19_90():
+    assert sum(v3_step.PUBLISHED_PARTS_S.values()) == pytest.approx(19.90)
+
+
+def test_the_fitted_part_is_met_and_the_rest_predicted(whole):
+    assert 0.4 < whole.found["1W"] < 0.5
+    rows = by_part(whole.rows["1W"])
+    assert rows["1W"].replayed == pytest.approx(0.48, rel=1e-3)
+    assert 0 < rows["step"].deviation < 0.10
+    assert abs(rows["bubble"].deviation) < 0.05
+    assert abs(rows["1B"].deviation) < 0.05
+    assert 0.05 < rows["1F1B"].deviation < 0.15
+    assert 0.2 < rows["1F"].deviation < 0.3
+    assert -0.15 < rows["optimizer"].deviation < 0
+
+
+def test_another_part_may_be_fitted(whole):
+    assert whole.found["1W"] < whole.found["1F1B"] < 0.55
+    rows = by_part(whole.rows["1F1B"])
+    assert abs(rows["1F1B"].deviation) < 1e-3
+    assert abs(rows["step"].deviation) < 0.03
+
+
+def test_parts_add_up_to_the_step(whole):
+    assert sum(whole.parts.values()) == pytest.approx(whole.step_s)
+    assert by_part(whole.rows["1W"])["step"].replayed == whole.step_s
+
+
+def test_rate_and_utilization_follow_from_the_step(whole):
+    rows = by_part(whole.rows["1W"])
+    ratio = rows["step"].published / rows["step"].replayed
+    for name in ("TFLOP/s", "utilization in %"):
+        made = rows[name].replayed / rows[name].published
+        assert made == pytest.approx(ratio, rel=0.005)
+
+
+def test_utilization_counts_the_flops_of_the_model_that_is_named(whole):
+    plain = whole.rows["1W"]
+    assert whole.mtp[-1].replayed > 1.03 * plain[-1].replayed
+    assert whole.mtp[:-2] == plain[:-2]
+
+
+def test_a_part_that_no_rate_explains_is_refused():
+    short = deepseek_v3_step(**SHORT)
+    with pytest.raises(ValueError, match="unknown part '2F'; there are: 1F, bubble"):
+        fit(short, "2F")
+    with pytest.raises(ValueError, match="no rate makes optimizer as long as"):
+        fit(short, "optimizer")
+    with pytest.raises(ValueError, match="1W takes longer than published at the mea"):
+        fit(deepseek_v3_step(schedule="zb1p", **SHORT), "1W")
+
+
+def test_doubling_the_assumed_alpha_changes_little(whole):
+    assert 1 < whole.alpha < 1.01
+
+
+def test_the_machines_differ_in_nvlink_and_in_nothing_else():
+    h800, h100 = machine("h800", 0.5), machine("h100", 0.5)
+    rate = {"nvlink_bytes_per_s": h100.nvlink_bytes_per_s, "name": h100.name}
+    assert replace(h800, **rate) == h100
+    assert h800.nvlink_bytes_per_s * h800.nvlink_efficiency == 160e9
+    assert h100.nvlink_bytes_per_s == hardware.H100.nvlink_bytes_per_s / 2
+    assert h800.network_bytes_per_s * h800.network_efficiency == pytest.approx(40e9)
+    assert machine(reached=0.5).fp8_efficiency == machine().fp8_efficiency / 2
+    with pytest.raises(ValueError, match="links must be h800 or h100, got 'a100'"):
+        machine("a100")
+
+
+def test_options_reach_the_tapes():
+    plain = deepseek_v3_step(**SHORT)
+    for change in ({"fp8_wire": False}, {"node_limit": False}, {"num_mtp": 1}):
+        assert deepseek_v3_step(**change, **SHORT) != plain
+    assert deepseek_v3_step(overlap=False, **SHORT) != plain
+
+
+def test_every_technique_wins_time_back(whole):
+    answers = whole.answers
+    assert len(answers) == len({answer[:4] for answer in answers}) == 16
+    assert answers[0][:4] == (1, True, True, True)
+    assert answers[0].h800_s == min(answer.h800_s for answer in answers)
+    seconds = won_back_s(answers)
+    assert all(won > 0 for won in seconds.values())
+    assert seconds["all three"] > max(seconds["fp8_wire"], seconds["node_limit"])
+    assert seconds["all three"] > seconds["overlap"]
+
+
+def test_the_slower_nvlink_costs_v3_next_to_nothing_and_others_much(whole):
+    """What is slower inside a node hides behind the network, which is the same."""
+    by_choice = {answer[:4]: answer for answer in whole.answers}
+    v3, split = by_choice[1, True, True, True], by_choice[8, False, True, True]
+    assert 0 < v3.lost_s < 0.02 * v3.h800_s
+    assert split.lost_s > 5 * v3.lost_s
+    assert split.lost_s > 0.05 * split.h800_s
+    assert Answer(1, True, True, True, 3.0, 2.0).lost_s == 1.0
+
+
+def test_all_of_it_takes_less_than_two_minutes(whole):
+    assert whole.seconds < 120
+
+
+def test_a_row_deviates_by_a_share_of_what_was_published():
+    assert Row("step", 20.0, 21.0).deviation == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("num_gpus", v3_step.SCALES)
+def test_a_layout_has_the_gpus_that_it_is_asked_for(num_gpus):
+    layout = layout_of(num_gpus)
+    assert (layout.num_gpus, layout.num_micro) == (num_gpus, 120)
+
+
+def test_unknown_sizes_are_refused():
+    with pytest.raises(ValueError, match="no layout for 100 GPUs; there are: 8, 64"):
+        layout_of(100)
+
+
+def test_records_grow_with_stages_and_not_with_gpus():
+    """2048 GPUs are replayed from as many tapes as 1024, and hardly more than 8."""
+    small, half, v3 = (
+        write(Plan(config=v3_step.deepseek_v3(), layout=layout_of(num_gpus)))
+        for num_gpus in (8, 1024, 2048)
+    )
+    sizes = [[len(tape.records) for tape in made] for made in (small, half, v3)]
+    assert sizes[2] == sizes[1]
+    assert sum(sizes[2]) < 1.05 * sum(sizes[0])

@@ -1,0 +1,272 @@
+"""DeepSeek-V3's own training step, replayed, and what its slower links cost it.
+
+Chapter: 05_comm
+Source: deepseek_v3, sections 3 and 4.2; deepseek_isca, table 4
+
+One number is fitted: the share of the rates measured on large square products that the
+products of this step reach. It comes from *one part* of the published step, the weight
+gradients that run alone ("1W"), because they alone hold no communication. That is 2 %
+of the step. Everything else follows: the other parts, the bubble, the whole.
+
+What is known of the machine: rates of products and of copies as measured on an H100,
+which has the H800's arithmetic; links as V3 reports to achieve them, 160 of 200 GB/s
+and 40 of 50 GB/s. What is assumed is a constant here, with its reason.
+
+The published parts are taken as means over all GPUs, which differ by their place in the
+pipeline; the table does not say so. As printed, they sum to 19.90 s and not to 19.926.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import groupby, product
+from typing import NamedTuple
+
+from tiny_lm import hardware
+from tiny_lm.config import ModelConfig, deepseek_v3
+from tiny_lm.costs import PUBLISHED_MFU, V3_RUN, step_flops, utilization
+from tiny_lm.gpus.replay import replay
+from tiny_lm.gpus.tape import Tape
+from tiny_lm.gpus.timeline import COMM, KERNEL, Timeline, union
+from tiny_lm.hardware import H100_MEASURED, Machine
+from tiny_lm.parallel.plan import Layout, Plan
+from tiny_lm.parallel.step_tape import write
+from tiny_lm.parts import require
+
+PS_PER_S = 10**12
+# Source: deepseek_isca, table 4; seconds, and TFLOP/s a GPU with causal attention
+PUBLISHED_PARTS_S = {
+    "1F": 1.13,
+    "bubble": 2.06,
+    "1B": 1.99,
+    "1W": 0.48,
+    "1F1B": 13.95,
+    "optimizer": 0.29,
+}
+PUBLISHED_TFLOPS = 385
+# No α is published for these links. 5 µs is the order of a message over either; the
+# step has some thousand transfers of milliseconds, so that doubling it changes < 1 %.
+ALPHA_S = 5e-6
+LINKS = ("h800", "h100")
+# Stages, expert ranks and expert copies of smaller clusters, on the way to V3's.
+SCALES = {
+    8: (1, 8, 1),
+    64: (1, 64, 1),
+    128: (2, 64, 1),
+    256: (4, 64, 1),
+    512: (8, 64, 1),
+    1024: (16, 64, 1),
+    2048: (16, 64, 2),
+}
+
+
+def deepseek_v3_step(
+    *, fp8_wire: bool = True, node_limit: bool = True, num_mtp: int = 0, **layout
+) -> list[Tape]:
+    """Tapes of V3's step, one for the GPUs of each place in the pipeline.
+
+    Args:
+        fp8_wire: rows go to their experts in FP8, else in BF16.
+        node_limit: a token's experts are in 4 nodes at most, else anywhere.
+        num_mtp: prediction modules; published FLOPs leave V3's one out.
+        layout: fields of `plan.Layout` that are not to be V3's, as `overlap=False`.
+    """
+    model = deepseek_v3()
+    moe, fp8 = model.moe, replace(model.fp8, wire=fp8_wire)
+    if not node_limit:
+        moe = replace(moe, top_groups=moe.num_groups)
+    model = replace(model, moe=moe, fp8=fp8, num_mtp=num_mtp)
+    return write(Plan(config=model, layout=Layout(**layout)))
+
+
+def layout_of(num_gpus: int) -> Layout:
+    """V3's layout cut down: as many micro-batches a GPU, fewer stages and copies.
+
+    It says what a replay costs, not what such a cluster could train: 8 GPUs hold no V3.
+
+    Raises:
+        ValueError: no layout is made for so many GPUs.
+    """
+    require(
+        num_gpus in SCALES,
+        f"no layout for {num_gpus} GPUs; there are: {', '.join(map(str, SCALES))}",
+    )
+    stages, ranks, copies = SCALES[num_gpus]
+    return Layout(
+        num_stages=stages,
+        num_expert_ranks=ranks,
+        num_expert_copies=copies,
+        batch_size=Layout().num_micro * ranks * copies,
+        schedule="dualpipe" if stages > 1 else "1f1b",
+    )
+
+
+def machine(links: str = "h800", reached: float = 1.0) -> Machine:
+    """V3's H800s, or the same GPUs joined by an H100's NVLink; the network is the same.
+
+    Both reach the same share of their links: what V3 reports of the H800's.
+
+    Args:
+        links: `h800` or `h100`.
+        reached: share of the measured rates that the step's products reach.
+
+    Raises:
+        ValueError: no such links.
+    """
+    require(links in LINKS, f"links must be h800 or h100, got {links!r}")
+    base = hardware.machine("h800").achieving(H100_MEASURED)
+    return replace(
+        base,
+        name=f"{base.name}, links of an {links.upper()}",
+        nvlink_bytes_per_s=hardware.machine(links).nvlink_bytes_per_s,
+        nvlink_alpha_s=ALPHA_S,
+        network_alpha_s=ALPHA_S,
+        bf16_efficiency=base.bf16_efficiency * reached,
+        fp8_efficiency=base.fp8_efficiency * reached,
+    )
+
+
+def parts_s(timeline: Timeline) -> dict[str, float]:
+    """Seconds of each part, on average over the GPUs; they add up to the step.
+
+    A part lasts while its kernels or its transfers run. The bubble is all the rest: a
+    GPU waits for a stage before or behind it, or for its message.
+    """
+    ranks = [list(spans) for _, spans in groupby(timeline.spans, lambda s: s.rank)]
+    names = [part for part in PUBLISHED_PARTS_S if part != "bubble"]
+    total = dict.fromkeys(names, 0)
+    for spans in ranks:
+        for name in names:
+            mine = (s for s in spans if s.name.startswith(f"{name}: "))
+            total[name] += sum(b - a for a, b in union(mine, {KERNEL, COMM}))
+    seconds = {name: ps / len(ranks) / PS_PER_S for name, ps in total.items()}
+    rest = timeline.step_ps / PS_PER_S - sum(seconds.values())
+    return {part: seconds.get(part, rest) for part in PUBLISHED_PARTS_S}
+
+
+def fit(tapes: list[Tape], part: str = "1W") -> float:
+    """Share of the measured rates at which one part takes what was published.
+
+    Args:
+        part: which one; the others then stay predictions.
+
+    Raises:
+        ValueError: no such part, one that takes longer even at the measured rates, or
+            one that no slower rate makes long enough.
+    """
+    require(
+        part in PUBLISHED_PARTS_S,
+        f"unknown part {part!r}; there are: {', '.join(PUBLISHED_PARTS_S)}",
+    )
+
+    def excess_s(slowdown: float) -> float:
+        timeline = replay(tapes, machine(reached=1 / slowdown), mirror=True)
+        return parts_s(timeline)[part] - PUBLISHED_PARTS_S[part]
+
+    low, below = 1.0, excess_s(1.0)
+    require(below <= 0, f"{part} takes longer than published at the measured rates")
+    high, above = 2.0, excess_s(2.0)
+    close = 1e-4 * PUBLISHED_PARTS_S[part]
+    for _ in range(6):  # nearly a straight line, so the secant is there at once
+        if abs(above) < close or above == below:
+            break
+        low, below, high = high, above, high - above * (high - low) / (above - below)
+        above = excess_s(high)
+    require(abs(above) < close, f"no rate makes {part} as long as published")
+    return 1 / high
+
+
+class Row(NamedTuple):
+    """One line of the comparison; seconds, TFLOP/s or per cent, as its name says."""
+
+    part: str
+    published: float
+    replayed: float
+
+    @property
+    def deviation(self) -> float:
+        """Replayed over published, less 1."""
+        return self.replayed / self.published - 1
+
+
+def compare(timeline: Timeline, model: ModelConfig | None = None) -> list[Row]:
+    """V3's step as published and as replayed, line by line.
+
+    TFLOP/s and utilization count the model's FLOPs alone, causal, as published.
+
+    Args:
+        model: whose FLOPs were done; V3 without prediction modules by default.
+    """
+    replayed = parts_s(timeline)
+    rows = [Row(part, s, replayed[part]) for part, s in PUBLISHED_PARTS_S.items()]
+    run, step_s = V3_RUN, timeline.step_ps / PS_PER_S
+    flops = step_flops(model or deepseek_v3(), run.batch_size, run.seq_len)
+    peak = hardware.H800.bf16_flops_per_s
+    rows.append(Row("step", run.step_s, step_s))
+    rate = flops / step_s / run.num_gpus / 1e12
+    rows.append(Row("TFLOP/s", PUBLISHED_TFLOPS, rate))
+    used = 100 * utilization(flops, step_s, run.num_gpus, peak)
+    return [*rows, Row("utilization in %", 100 * PUBLISHED_MFU[True], used)]
+
+
+class Answer(NamedTuple):
+    """One choice of techniques, on both links.
+
+    Args:
+        tensor_parallel: GPUs that share one attention; V3 has 1.
+    """
+
+    tensor_parallel: int
+    overlap: bool
+    fp8_wire: bool
+    node_limit: bool
+    h800_s: float
+    h100_s: float
+
+    @property
+    def lost_s(self) -> float:
+        """What the slower NVLink costs this step."""
+        return self.h800_s - self.h100_s
+
+
+def seed_question(reached: float, **layout) -> list[Answer]:
+    """The step with and without each technique, on an H800's links and an H100's.
+
+    V3's own choice comes first: no tensor parallelism, all three techniques.
+
+    Args:
+        reached: what `fit` found.
+        layout: fields of `plan.Layout`, as `batch_size`, for a shorter step.
+    """
+    machines = {links: machine(links, reached) for links in LINKS}
+    answers = []
+    yes_no = (True, False)
+    for tensor, overlap, wire, limit in product((1, 8), yes_no, yes_no, yes_no):
+        tapes = deepseek_v3_step(
+            fp8_wire=wire,
+            node_limit=limit,
+            overlap=overlap,
+            tensor_parallel=tensor,
+            **layout,
+        )
+        steps = {
+            links: replay(tapes, machine_, mirror=True).step_ps / PS_PER_S
+            for links, machine_ in machines.items()
+        }
+        answers.append(
+            Answer(tensor, overlap, wire, limit, steps["h800"], steps["h100"])
+        )
+    return answers
+
+
+def won_back_s(answers: list[Answer]) -> Mapping[str, float]:
+    """Seconds that V3's step gets longer on H800 links without each technique."""
+    choices = {answer[:4]: answer for answer in answers}
+    whole = choices[1, True, True, True]
+    without = {
+        "overlap": (1, False, True, True),
+        "fp8_wire": (1, True, False, True),
+        "node_limit": (1, True, True, False),
+        "all three": (1, False, False, False),
+        "no tensor parallelism": (8, True, True, True),
+    }
+    return {name: choices[key].h800_s - whole.h800_s for name, key in without.items()}
