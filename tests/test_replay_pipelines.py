@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from pipeline_schedules import COST, tapes
 from toy_machine import TOY
 
+from tiny_lm.course.unit_pipelines import COST, tapes
 from tiny_lm.gpus.replay import replay
 from tiny_lm.parallel.schedules import dualpipe, one_f_one_b, zb1p
 

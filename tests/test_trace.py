@@ -4,13 +4,14 @@ import json
 from itertools import groupby, pairwise
 
 import pytest
-from pipeline_schedules import dualpipe, tapes
 from test_replay import random_tapes
 from toy_machine import TOY
 
+from tiny_lm.course.unit_pipelines import tapes
 from tiny_lm.gpus.replay import replay
 from tiny_lm.gpus.timeline import Span, Timeline
 from tiny_lm.gpus.trace import chrome_trace, save_trace
+from tiny_lm.parallel.schedules import dualpipe
 
 
 def assert_valid(trace):

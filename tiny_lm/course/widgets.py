@@ -15,13 +15,14 @@ import sys
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import anywidget
 import traitlets
 
 from tiny_lm.course.canvas import Drawing
-from tiny_lm.course.explorers import balance
+from tiny_lm.course.explorers import balance, timeline
 
 FOLDER = Path(__file__).with_name("explorers")
 NOTE = "To move the sliders, allow JavaScript; in a notebook, run the cell."
@@ -82,9 +83,16 @@ class BalanceExplorer(Explorer):
     _esm = source(name)
 
 
+class TimelineExplorer(Explorer):
+    """Who does what when in a layer of DeepSeek-V3, as links and latency change."""
+
+    name = "timeline"
+    _esm = source(name)
+
+
 @cache
-def _still(start: balance.Setting) -> tuple[Drawing, str]:
-    return balance.picture(start), balance.alternative(start)
+def _still(model: ModuleType, start: Any) -> tuple[Drawing, str]:
+    return model.picture(start), model.alternative(start)
 
 
 def balance_explorer(
@@ -110,4 +118,33 @@ def balance_explorer(
         bias_rate=bias_rate,
         step=step,
     )
-    return BalanceExplorer(balance.fixed(), asdict(start), *_still(start))
+    return BalanceExplorer(balance.fixed(), asdict(start), *_still(balance, start))
+
+
+def timeline_explorer(
+    bandwidth: int = 40,
+    latency: int = 10,
+    tokens: int = 4096,
+    speed: float = 1,
+    overlap: bool = True,
+) -> Explorer:
+    """When does a layer wait for its link, and how far does overlap hide that?
+
+    Args:
+        bandwidth: GB/s that a GPU sends, and as many that it receives.
+        latency: µs of an exchange beside its bytes.
+        tokens: of one micro-batch on one GPU.
+        speed: of the chip's arithmetic and memory, as a multiple of an H800's.
+        overlap: two micro-batches are woven into each other.
+
+    Raises:
+        ValueError: a slider has no such place.
+    """
+    start = timeline.Setting(
+        bandwidth=bandwidth,
+        latency=latency,
+        tokens=tokens,
+        speed=speed,
+        overlap=overlap,
+    )
+    return TimelineExplorer(timeline.fixed(), asdict(start), *_still(timeline, start))

@@ -28,16 +28,30 @@ function makeRoot(name, color, ...children) {
   return root;
 }
 
-/** A slider over a list of values, with its name before it and its value beside. */
+/**
+ * A slider over a list of values, with its name before it and its value beside.
+ * `marks` puts words below some of the values.
+ */
 class Slider {
-  constructor(name, label, values, say, moved) {
+  constructor(name, label, values, say, moved, marks = new Map()) {
     Object.assign(this, { values, say });
     this.input = make("input", { type: "range", name, min: 0, step: 1 });
     this.input.setAttribute("data-lm-suppress-shortcuts", ""); // JupyterLab takes arrows
     this.shown = make("span", { class: "value", "aria-hidden": "true" });
     this.element = make("label", {}, make("span", {}, label), this.shown, this.input);
+    if (marks.size) this.element.append(this.scale(marks));
     this.limit(values.length);
     this.input.addEventListener("input", () => moved(this.value));
+  }
+
+  scale(marks) {
+    const scale = make("span", { class: "scale", "aria-hidden": "true" });
+    for (const [value, words] of marks) {
+      const mark = make("span", {}, words);
+      mark.style.left = `${(100 * this.values.indexOf(value)) / (this.values.length - 1)}%`;
+      scale.append(mark);
+    }
+    return scale;
   }
 
   get value() {
@@ -53,6 +67,23 @@ class Slider {
   /** Only the first `count` values can be reached. */
   limit(count) {
     this.input.max = count - 1;
+  }
+}
+
+/** A box to tick, with its name and what is the case now. */
+class Switch {
+  constructor(name, label, say, moved) {
+    this.say = say;
+    this.input = make("input", { type: "checkbox", name });
+    this.shown = make("span", { class: "value", "aria-hidden": "true" });
+    const words = make("span", {}, label);
+    this.element = make("label", { class: "switch" }, this.input, words, this.shown);
+    this.input.addEventListener("change", () => moved(this.input.checked));
+  }
+
+  set value(wanted) {
+    this.input.checked = wanted;
+    this.shown.textContent = this.say(wanted);
   }
 }
 
