@@ -57,7 +57,6 @@ class Setting:
             "latency": LATENCIES,
             "tokens": TOKENS,
             "speed": SPEEDS,
-            "overlap": (False, True),
         }
         for name, allowed in places.items():
             value = getattr(self, name)
