@@ -5,16 +5,8 @@ from dataclasses import replace
 import torch
 
 from tiny_lm.config import tiny
-from tiny_lm.course import bench
+from tiny_lm.course import bench, bench_time
 from tiny_lm.course.oracle import transformers_config
-
-
-def test_workloads_take_turns_and_the_first_two_rounds_do_not_count():
-    order = []
-    workloads = {name: lambda name=name: order.append(name) for name in "ab"}
-    seconds = bench.in_turns(workloads, rounds=3)
-    assert "".join(order) == "ab" * 5
-    assert seconds.keys() == workloads.keys()
 
 
 def test_both_models_are_of_the_same_size():
@@ -47,6 +39,6 @@ def test_the_peak_is_a_rate_of_this_machine():
 
 
 def test_a_million_records_are_a_million_records():
-    tapes = bench.moe_tapes(8, 100)
+    tapes = bench_time.moe_tapes(8, 100)
     assert [len(tape.records) for tape in tapes] == [1000] * 8
     assert all(tape.records[5].sent_bytes(tape.rank) == 7 * 32 * 7392 for tape in tapes)

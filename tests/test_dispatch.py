@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.launch import run_ranks
-from tiny_lm.layers import grouped_loop
+from tiny_lm.matmul import grouped_loop
 from tiny_lm.moe import Dispatcher, LocalDispatcher
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
 from tiny_lm.parallel.wire import BF16, WireFormat, fp8_wire

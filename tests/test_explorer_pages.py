@@ -1,87 +1,96 @@
-"""An explorer on a built page, driven by keyboard and mouse, against `tiny_lm`.
+"""Explorers on a built page, driven by keyboard and mouse, against `tiny_lm`.
 
 A miniature book with the course's settings, looked at with the system's Chromium:
 without one these tests are skipped, and say so; where CI is set they fail instead.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import test_site
-from playwright.sync_api import Page
+import torch
+from explorer_book import ROOT, build, drag, press
+from playwright.sync_api import Locator
 from test_site import AXE, AXE_RUN, OVERFLOW, SILENT, THEME_FINDINGS, Visit
 
 from tiny_lm.course import widgets
-from tiny_lm.course.explorers import balance
-from tiny_lm.course.explorers.balance import Setting, simulate
+from tiny_lm.course.explorers import balance, timeline
+from tiny_lm.course.explorers.balance import Setting
+from tiny_lm.course.explorers.timeline import Setting as Place
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = (
-    *("_config.yml", "_ext", "_static", "references.bib", "constraints.txt"),
-    *("pyproject.toml", "node_modules", "tiny_lm"),
-)
-HEADER = """---
-jupytext: {text_representation: {extension: .md, format_name: myst}}
-kernelspec: {name: python3, display_name: Python 3}
----
-"""
-CELL = """# Explorers
-
-```{code-cell} ipython3
-:tags: [remove-input]
-from tiny_lm.course import widgets
-widgets.balance_explorer()
-```
-"""
-TOC = "format: jb-book\nroot: chapters/index\nchapters: [{file: chapters/plain}]\n"
 READY = ".explorer:not([data-busy])"
+NAMES = {
+    "balance": "Explorer: load of experts",
+    "timeline": "Explorer: time of a layer",
+}
+EXPLORERS = [  # name, model, widget, number of sliders, a choice that Python makes
+    (
+        *("balance", balance, widgets.balance_explorer, 5),
+        Setting(num_experts=8, top_k=2, skew=1.0, bias_rate=0.01, step=40),
+    ),
+    (
+        *("timeline", timeline, widgets.timeline_explorer, 4),
+        Place(bandwidth=100, latency=50, tokens=256, speed=2, overlap=False),
+    ),
+]
+each_explorer = pytest.mark.parametrize(
+    ("name", "model", "widget", "num_sliders", "told"), EXPLORERS, ids=NAMES
+)
 
 browser = test_site.browser  # a fixture
 width = test_site.width
 scheme = test_site.scheme
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors, many of them: threads that wait for a core cost tenfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """A book of two pages: one has an explorer."""
+    """A book of two pages: one has all explorers."""
     packages = ROOT / "node_modules"
     test_site.need(packages.is_dir(), "npm's browser files", "run `make book`")
-    folder = tmp_path_factory.mktemp("explorers")
-    for name in SHARED:
-        (folder / name).symlink_to(ROOT / name)
-    (folder / "chapters").mkdir()
-    (folder / "chapters" / "index.md").write_text(HEADER + CELL)
-    (folder / "chapters" / "plain.md").write_text("# A page without an explorer\n")
-    (folder / "_toc.yml").write_text(TOC)
-    builder = Path(sys.executable).with_name("jupyter-book")
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    ran = subprocess.run(
-        [builder, "build", ".", "-W", "-n", "--keep-going"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": paths, "JUPYTER_PLATFORM_DIRS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
-    return folder / "_build" / "html" / "chapters"
+    return build(tmp_path_factory.mktemp("explorers"))
+
+
+@pytest.fixture(scope="module")
+def window(browser) -> Iterator[Visit]:
+    visit = Visit(browser)
+    yield visit
+    visit.page.close()
 
 
 @pytest.fixture
-def page(browser, site) -> Iterator[Page]:
-    """The explorer's page, opened from the disk."""
-    visit = Visit(browser)
-    page = visit.open((site / "index.html").as_uri())
-    page.wait_for_selector(READY)
-    yield page
-    visit.page.close()
+def visit(window, site) -> Iterator[Visit]:
+    """The explorers' page, opened afresh from the disk."""
+    window.errors.clear()
+    window.open((site / "index.html").as_uri()).wait_for_selector(READY)
+    yield window
     harmless = ("Access to font at", "net::ERR_FAILED")  # see test_site
-    assert not [e for e in visit.errors if not any(h in e for h in harmless)]
+    assert not [e for e in window.errors if not any(h in e for h in harmless)]
 
+
+@pytest.fixture
+def load(visit) -> Locator:
+    """The explorer of balance."""
+    return visit.page.get_by_role("group", name=NAMES["balance"])
+
+
+@pytest.fixture
+def layer(visit) -> Locator:
+    """The explorer of a layer's timeline."""
+    return visit.page.get_by_role("group", name=NAMES["timeline"])
+
+
+# --- balance ---
 
 PLACES = {
     "num_experts": balance.NUM_EXPERTS,
@@ -92,24 +101,15 @@ PLACES = {
 }
 
 
-def slide(page: Page, setting: Setting) -> None:
-    """Move every slider by keyboard, from its start or its end.
-
-    The number of experts comes last, from above: fewer would limit the choice.
-    """
-    for name, value in reversed(asdict(setting).items()):
-        slider = page.locator(f'input[name="{name}"]')
-        last = int(slider.get_attribute("max"))
-        place = PLACES[name].index(value)
-        near_start = name != "num_experts" and place <= last / 2
-        slider.press("Home" if near_start else "End")
-        for _ in range(place if near_start else last - place):
-            slider.press("ArrowRight" if near_start else "ArrowLeft")
-    page.wait_for_selector(READY)
+def slide(explorer: Locator, s: Setting) -> None:
+    """The number of experts comes last, from above: fewer would limit the choice."""
+    for name, value in reversed(asdict(s).items()):
+        slider = explorer.locator(f'input[name="{name}"]')
+        press(slider, PLACES[name].index(value), only_from_above=name == "num_experts")
 
 
-NUMBERS = """() => {
-  const all = (css, name) => [...document.querySelectorAll(`.explorer ${css}`)]
+NUMBERS = """explorer => {
+  const all = (css, name) => [...explorer.querySelectorAll(css)]
     .map(e => e.dataset[name]);
   return {load: all("rect[data-load]", "load").map(Number), facts: all("dd", "value"),
           rates: all("g[data-rate]", "value")};
@@ -118,9 +118,9 @@ NUMBERS = """() => {
 
 def expected(s: Setting) -> dict:
     """The same numbers from Python."""
-    course = simulate(s)
+    course = balance.simulate(s)
     total, active = balance.parameters(s.num_experts, s.top_k)
-    rates = [simulate(replace(s, bias_rate=r)) for r in balance.BIAS_RATES if r]
+    rates = [balance.simulate(replace(s, bias_rate=r)) for r in balance.BIAS_RATES if r]
     return {
         "load": course.loads[s.step],
         "facts": [course.violations[s.step], course.outcome, total, active],
@@ -128,8 +128,9 @@ def expected(s: Setting) -> dict:
     }
 
 
-def same_numbers(page: Page, s: Setting) -> None:
-    shown, wanted = page.evaluate(NUMBERS), expected(s)
+def same_numbers(explorer: Locator, s: Setting) -> None:
+    explorer.page.wait_for_selector(READY + ":has([data-picture=load])")
+    shown, wanted = explorer.evaluate(NUMBERS), expected(s)
     violation, *facts = shown.pop("facts")
     exact, *others = wanted.pop("facts")
     assert float(violation) == exact
@@ -153,92 +154,180 @@ SETTINGS = [
 ]
 
 
-def named(s: Setting) -> str:
+def named(s: Setting | Place) -> str:
     return "-".join(map(str, asdict(s).values()))
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=named)
-def test_the_page_shows_the_numbers_of_python(page, setting):
-    slide(page, setting)
-    same_numbers(page, setting)
+def test_the_page_shows_the_numbers_of_python(load, setting):
+    slide(load, setting)
+    same_numbers(load, setting)
 
 
-def test_a_mouse_moves_the_sliders_too(page):
-    moved = asdict(Setting())
-    for name, share in {"skew": 0.9, "bias_rate": 0.6, "step": 0.4}.items():
-        slider = page.locator(f'input[name="{name}"]')
-        box = slider.bounding_box()
-        y = box["y"] + box["height"] / 2
-        page.mouse.move(box["x"] + 0.1 * box["width"], y)
-        page.mouse.down()
-        page.mouse.move(box["x"] + share * box["width"], y, steps=4)
-        page.mouse.up()
-        moved[name] = PLACES[name][int(slider.input_value())]
-        assert moved[name] != getattr(Setting(), name)
-    page.wait_for_selector(READY)
-    same_numbers(page, Setting(**moved))
+def test_a_mouse_moves_the_sliders_too(load):
+    moved = drag(load, {"skew": 0.9, "bias_rate": 0.6, "step": 0.4}, PLACES)
+    assert all(value != getattr(Setting(), name) for name, value in moved.items())
+    same_numbers(load, Setting(**moved))
 
 
-def test_fewer_experts_leave_fewer_to_choose(page):
-    slide(page, Setting(num_experts=8, top_k=8))
-    page.locator('input[name="num_experts"]').press("ArrowLeft")
-    chosen = page.locator('input[name="top_k"]')
+def test_fewer_experts_leave_fewer_to_choose(load):
+    slide(load, Setting(num_experts=8, top_k=8))
+    load.locator('input[name="num_experts"]').press("ArrowLeft")
+    chosen = load.locator('input[name="top_k"]')
     assert chosen.get_attribute("aria-valuetext") == "4"
     chosen.press("ArrowRight")
     assert chosen.get_attribute("aria-valuetext") == "4"
-    page.wait_for_selector(READY)
-    same_numbers(page, Setting(num_experts=4, top_k=4))
+    same_numbers(load, Setting(num_experts=4, top_k=4))
 
 
-def test_words_follow_what_is_drawn_and_are_spoken_at_rest(page):
-    drawn = page.locator('[data-picture="load"] svg')
+def test_words_follow_what_is_drawn_and_are_spoken_at_rest(load):
+    drawn = load.locator('[data-picture="load"] svg')
     assert "after 20 updates" in drawn.get_attribute("aria-label")
-    assert page.get_by_role("status").inner_text() == ""
-    page.get_by_role("slider", name="updates").press("ArrowRight")
-    load = simulate(Setting(step=21)).loads[21]
+    assert load.get_by_role("status").inner_text() == ""
+    load.get_by_role("slider", name="updates").press("ArrowRight")
+    counts = balance.simulate(Setting(step=21)).loads[21]
     words = drawn.get_attribute("aria-label")
-    assert f"after 21 updates: the busiest gets {max(load)} tokens" in words
-    spoken = page.get_by_role("status").filter(has_text="MaxVio after 21 updates")
+    assert f"after 21 updates: the busiest gets {max(counts)} tokens" in words
+    spoken = load.get_by_role("status").filter(has_text="MaxVio after 21 updates")
     spoken.wait_for(state="attached")
 
+
+# --- the timeline of a layer ---
+
+STOPS = {
+    "bandwidth": timeline.BANDWIDTHS,
+    "latency": timeline.LATENCIES,
+    "tokens": timeline.TOKENS,
+    "speed": timeline.SPEEDS,
+}
+
+
+def go_to(explorer: Locator, s: Place) -> None:
+    for name, stops in STOPS.items():
+        slider = explorer.locator(f'input[name="{name}"]')
+        press(slider, stops.index(getattr(s, name)))
+    switch = explorer.get_by_role("checkbox", name="overlap")
+    if switch.is_checked() != s.overlap:
+        switch.press("Space")
+
+
+TIMES = """explorer => {
+  const all = (css, name) => [...explorer.querySelectorAll(css)]
+    .map(e => e.dataset[name]);
+  return {facts: all("dd", "value").map(Number), spans: all("g[data-span]", "span"),
+          steps: all("polyline", "steps")};
+}"""
+
+
+def same_times(explorer: Locator, s: Place) -> None:
+    """Every span, the totals and both curves, to the picosecond."""
+    step = timeline.simulate(s)
+    facts = [step.timeline.step_ps, step.exposed_ps]
+    facts += [step.saved_by_bandwidth_ps, step.saved_by_latency_ps]
+    spans = [
+        f"{span.name},{span.kind},{span.start_ps},{span.end_ps}"
+        for gpu in timeline.SHOWN
+        for stream in ("compute", "comm")
+        for span in step.timeline.of(gpu)
+        if span.stream == stream
+    ]
+    steps = [
+        ",".join(
+            str(timeline.play(replace(s, overlap=order, bandwidth=rate)).step_ps)
+            for rate in timeline.BANDWIDTHS
+        )
+        for order in (False, True)
+    ]
+    shown = explorer.evaluate(TIMES)
+    assert shown == {"facts": facts, "spans": spans, "steps": steps}
+
+
+STANDS = [
+    Place(),
+    Place(overlap=False),
+    Place(bandwidth=25, latency=0, tokens=64, speed=0.25, overlap=True),
+    Place(bandwidth=25, latency=1000, tokens=64, speed=4, overlap=True),
+    Place(bandwidth=25, latency=1000, tokens=4096, speed=4, overlap=False),
+    Place(bandwidth=900, latency=0, tokens=4096, speed=0.25, overlap=True),
+    Place(bandwidth=900, latency=1000, tokens=64, speed=0.25, overlap=False),
+    Place(bandwidth=900, latency=0, tokens=64, speed=4, overlap=False),
+    Place(bandwidth=450, latency=1, tokens=256, speed=0.5, overlap=True),
+    Place(bandwidth=160, latency=5, tokens=1024, speed=2, overlap=True),
+    Place(bandwidth=320, latency=200, tokens=1024, speed=1, overlap=False),
+    Place(bandwidth=64, latency=2, tokens=4096, speed=2, overlap=True),
+    Place(bandwidth=128, latency=500, tokens=256, speed=1, overlap=True),
+]
+
+
+@pytest.mark.parametrize("stand", STANDS, ids=named)
+def test_the_page_plays_a_layer_to_the_picosecond(layer, stand):
+    go_to(layer, stand)
+    same_times(layer, stand)
+
+
+def test_a_mouse_slides_the_link_and_ticks_the_box(layer):
+    moved = drag(layer, {"bandwidth": 0.7, "latency": 0.8, "tokens": 0.3}, STOPS)
+    assert all(value != getattr(Place(), name) for name, value in moved.items())
+    layer.get_by_text("overlap", exact=True).click()
+    same_times(layer, Place(**moved, overlap=False))
+
+
+def test_the_timeline_says_what_it_shows(layer):
+    layer.get_by_role("slider", name="link").press("ArrowRight")
+    layer.get_by_role("checkbox", name="overlap").press("Space")
+    step = timeline.simulate(Place(bandwidth=50, overlap=False))
+    words = layer.locator('[data-picture="timeline"] svg').get_attribute("aria-label")
+    total = f"{step.timeline.step_ps / 1e9:.2f} ms"
+    assert f"one after the other: the step takes {total}" in words
+    spoken = layer.get_by_role("status").filter(has_text=f"the step takes: {total}")
+    spoken.wait_for(state="attached")
+    slider = layer.get_by_role("slider", name="link")
+    said = slider.get_attribute("aria-valuetext")
+    assert said == "50 GB/s, line rate of V3's network"
+
+
+# --- what holds for all explorers ---
 
 INK = "e => getComputedStyle(e).fill"
 PAPER = "e => getComputedStyle(e.closest('.text_html')).backgroundColor"
 
 
-def test_it_fits_the_page_in_every_light_and_width(browser, site, scheme, width):
+def test_all_fit_the_page_in_every_light_and_width(browser, site, scheme, width):
     width = min(width, 1280) if width > 600 else 360
     visit = Visit(browser, scheme, width)
     page = visit.open((site / "index.html").as_uri())
     page.wait_for_selector(READY)
+    assert page.locator(".explorer").count() == len(EXPLORERS)
     assert page.evaluate(OVERFLOW) == [] and page.evaluate(SILENT) == []
     page.add_script_tag(path=AXE)
     found = [f for f in page.evaluate(AXE_RUN) if f[0] not in THEME_FINDINGS]
-    label = page.locator(".explorer svg text").first
-    red = int(label.evaluate(INK).removeprefix("rgb(").split(",")[0])
-    paper = label.evaluate(PAPER)
+    labels = [page.locator(f"[data-explorer={n}] svg text").first for n in NAMES]
+    red = [int(e.evaluate(INK).removeprefix("rgb(").split(",")[0]) for e in labels]
+    paper = {label.evaluate(PAPER) for label in labels}
     requests = [u for u in visit.requests if not u.startswith(("file:", "data:"))]
     visit.page.close()
     assert not found and not requests
-    assert red < 100 if scheme == "light" else red > 150
-    assert paper == "rgba(0, 0, 0, 0)", "an explorer stands on the page itself"
+    assert max(red) < 100 if scheme == "light" else min(red) > 150
+    assert paper == {"rgba(0, 0, 0, 0)"}, "an explorer stands on the page itself"
 
 
 def test_without_javascript_the_start_is_a_picture(browser, site):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((site / "index.html").as_uri())
-    picture = page.locator("[data-explorer] img")
-    assert picture.is_visible() and picture.bounding_box()["width"] > 300
-    assert picture.get_attribute("alt") == balance.alternative(Setting())
-    assert page.get_by_text(widgets.NOTE).is_visible()
+    for name, model, *_ in EXPLORERS:
+        box = page.locator(f'[data-explorer="{name}"]')
+        picture = box.locator("img")
+        assert picture.is_visible() and picture.bounding_box()["width"] > 300
+        assert picture.get_attribute("alt") == model.alternative(model.Setting())
+        assert box.get_by_text(widgets.NOTE).is_visible()
     context.close()
 
 
 def test_a_page_loads_explorers_only_where_it_shows_them(site):
     assert "explorers/" not in (site / "plain.html").read_text()
     shown = (site / "index.html").read_text()
-    assert shown.count("explorers/balance.js") == 1
+    assert all(shown.count(f"explorers/{name}.js") == 1 for name in NAMES)
     assert "widget-state" not in shown and "<img alt=" in shown
 
 
@@ -261,19 +350,26 @@ MOUNT = """async ([source, state]) => {
 }"""
 
 
-def test_in_a_notebook_the_choice_travels_both_ways(browser):
-    explorer = widgets.balance_explorer()
+@each_explorer
+def test_in_a_notebook_the_choice_travels_both_ways(
+    browser, name, model, widget, num_sliders, told
+):
+    explorer = widget()
     state = {"fixed": explorer.fixed, "choice": explorer.choice}
     page = browser.new_page()
     page.evaluate(MOUNT, [explorer._esm, state])
     # JupyterLab looks at the focused element alone before it takes an arrow key.
-    assert page.locator("input[data-lm-suppress-shortcuts]").count() == len(PLACES)
-    page.locator('input[name="top_k"]').press("ArrowRight")
-    assert page.evaluate("saved") == [asdict(Setting(top_k=5))]
-    told = Setting(num_experts=8, top_k=2, skew=1.0, bias_rate=0.01, step=40)
+    sliders = page.locator("input[data-lm-suppress-shortcuts]")
+    assert sliders.count() == num_sliders
+    sliders.nth(1).press("ArrowLeft")
+    (saved,) = page.evaluate("saved")
+    differs = {key for key in saved if saved[key] != explorer.choice[key]}
+    assert differs == {sliders.nth(1).get_attribute("name")}
+    model.Setting(**saved)  # a place that the slider has
     page.evaluate("choice => fromPython(choice)", asdict(told))
-    page.wait_for_selector(READY)
-    same_numbers(page, told)
+    root = page.get_by_role("group", name=NAMES[name])
+    same = same_numbers if model is balance else same_times
+    same(root, told)
     page.evaluate("leave()")
     assert page.evaluate("heard") == {}
     page.close()

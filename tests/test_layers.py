@@ -10,8 +10,6 @@ from tiny_lm.layers import (
     Linear,
     RMSNorm,
     SwiGLU,
-    grouped_linear,
-    grouped_loop,
     rotary_table,
     rotate,
     swiglu,
@@ -80,17 +78,3 @@ def test_the_matmul_passed_in_is_the_one_used():
     ffn = SwiGLU(4, 6, doubled)
     assert ffn.gate_up.matmul is doubled
     assert ffn.down.matmul is doubled
-
-
-def test_grouped_linear_equals_a_loop_forward_and_backward():
-    ends = torch.tensor([3, 3, 10, 12], dtype=torch.int32)  # expert 1 has no rows
-    results = []
-    for product in (grouped_linear, grouped_loop):
-        rows = _normal(12, 8, dtype=torch.float32).requires_grad_()
-        weight = _normal(4, 16, 8, seed=1, dtype=torch.float32).requires_grad_()
-        y = product(rows, weight, ends)
-        (y * _normal(12, 16, seed=2, dtype=torch.float32)).sum().backward()
-        results.append((y, rows.grad, weight.grad))
-    for fast, slow in zip(*results, strict=True):
-        assert torch.allclose(fast, slow, atol=1e-5)
-    assert not results[0][2][1].any()

@@ -88,3 +88,67 @@ def test_no_rows_give_no_rows_and_a_gradient_of_zeros():
     y.sum().backward()
     assert y.shape == (0, 6)
     assert torch.equal(weight.grad, torch.zeros(6, 3))
+
+
+def _ends(counts: tuple[int, ...]) -> torch.Tensor:
+    return torch.tensor(counts).cumsum(0).int()
+
+
+def _with_gradients(product, counts, dtype=torch.float32) -> list[torch.Tensor]:
+    rows = _normal(sum(counts), 8, dtype=dtype).requires_grad_()
+    weight = _normal(len(counts), 16, 8, seed=1, dtype=dtype).requires_grad_()
+    y = product(rows, weight, _ends(counts))
+    y.backward(_normal(*y.shape, seed=2, dtype=dtype))
+    return [y.detach(), rows.grad, weight.grad]
+
+
+def test_grouped_rows_meet_the_matrix_of_their_expert():
+    rows = torch.tensor([[1.0], [2.0], [3.0]]) * torch.ones(4)
+    weight = torch.tensor([1.0, 10.0]).view(2, 1, 1) * torch.ones(4, 4)
+    y = matmul.grouped_linear(rows, weight, _ends((1, 2)))
+    assert y[:, 0].tolist() == [4.0, 80.0, 120.0]
+
+
+@pytest.mark.parametrize("worth", [0, 10**12])
+@pytest.mark.parametrize(
+    "counts",
+    [(32, 16, 48), (16, 0, 64), (0, 0, 16), (3, 0, 7), (16, 5, 11), (0, 0, 0)],
+    ids=str,
+)
+def test_grouped_linear_equals_a_loop_forward_and_backward(counts, worth, monkeypatch):
+    monkeypatch.setattr(matmul, "WORTH_A_CALL", worth)
+    ours = _with_gradients(matmul.grouped_linear, counts)
+    slow = _with_gradients(matmul.grouped_loop, counts)
+    for fast, wanted in zip(ours, slow, strict=True):
+        assert torch.allclose(fast, wanted, atol=1e-5)
+    for expert, count in enumerate(counts):
+        assert count or not ours[2][expert].any()
+
+
+@pytest.mark.skipif(not matmul.HAS_ONEDNN, reason="this torch has no oneDNN")
+def test_onednn_multiplies_where_experts_are_large_and_their_rows_padded(
+    calls, monkeypatch
+):
+    size = 16 * 8 * 16  # of one expert's product: rows times both widths
+    for counts, worth, forward, backward in [
+        ((16, 16), size, 2, 2),  # a weight's gradient pays from twice the size
+        ((16, 16), size // 2, 2, 4),
+        ((16, 16), size + 1, 0, 0),
+        ((0, 32), size // 2, 1, 2),  # nobody chose expert 0
+        ((15, 17), size // 2, 0, 0),  # a program for any number of rows: too many
+    ]:
+        monkeypatch.setattr(matmul, "WORTH_A_CALL", worth)
+        calls.clear()
+        _with_gradients(matmul.grouped_linear, counts)
+        assert len(calls) == forward + backward, (counts, worth)
+        calls.clear()
+        _with_gradients(matmul.grouped_linear, counts, torch.float64)
+        assert not calls
+
+
+def test_the_gradient_of_a_plain_sum_reaches_all_experts():
+    rows, weight = _normal(4, 8), _normal(2, 4, 8, seed=1).requires_grad_()
+    matmul.grouped_linear(rows, weight, _ends((1, 3))).sum().backward()
+    wanted = torch.stack([rows[:1].sum(0), rows[1:].sum(0)]).unsqueeze(1)
+    assert torch.allclose(weight.grad, wanted.expand(2, 4, 8), atol=1e-5)
+    assert rows.grad is None

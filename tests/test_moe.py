@@ -3,9 +3,18 @@
 import pytest
 import torch
 
+from tiny_lm import matmul
 from tiny_lm.config import MoEConfig
 from tiny_lm.layers import swiglu
-from tiny_lm.moe import LocalDispatcher, MoE, collect, sort_by_expert, spread
+from tiny_lm.matmul import ROW_MULTIPLE
+from tiny_lm.moe import (
+    LocalDispatcher,
+    MoE,
+    collect,
+    sort_by_expert,
+    spread,
+    sum_at_tokens,
+)
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -61,6 +70,14 @@ def test_padding_fills_each_expert_up_to_a_multiple_with_zeros(row_multiple):
         assert torch.equal(tokens, (experts == e).any(-1).nonzero().squeeze(-1))
 
 
+def test_rows_are_summed_at_their_token_weighted_or_not():
+    order = sort_by_expert(torch.tensor([[2, 0], [0, 1]]), num_experts=3)
+    rows = torch.tensor([[1.0], [10.0], [100.0], [1000.0]])
+    assert sum_at_tokens(rows, order).tolist() == [[1001.0], [110.0]]
+    weights = torch.tensor([[0.5, 2.0], [1.0, 0.0]])
+    assert sum_at_tokens(rows, order, weights).tolist() == [[502.0], [10.0]]
+
+
 def test_collect_undoes_spread_when_the_weights_sum_to_one():
     x, order = _normal(9, 4), sort_by_expert(_experts(9, 5, 2), 5, 8)
     half = torch.full((9, 2), 0.5, dtype=torch.float64)
@@ -98,6 +115,25 @@ def test_padding_changes_nothing():
     plain = moe(x)[0]
     moe.dispatcher = LocalDispatcher(8, row_multiple=16)
     assert torch.allclose(moe(x)[0], plain, atol=1e-12)
+
+
+def test_a_plain_mixture_pads_to_what_its_product_wants():
+    experts, x = _experts(21, 8, 3), _normal(21, 10)
+    ends = _moe().dispatcher.dispatch(x, experts)[1]
+    assert not (ends % ROW_MULTIPLE).any()
+
+
+def test_equal_inputs_give_equal_bits(monkeypatch):
+    monkeypatch.setattr(matmul, "WORTH_A_CALL", 0)
+    moe, x = _moe().float(), _normal(4, 64, 10, seed=3).float()
+    runs = []
+    for _ in range(3):
+        moe.zero_grad()
+        y = moe(x)[0]
+        y.square().sum().backward()
+        runs.append([y.detach(), *(p.grad for p in moe.parameters())])
+    for first, *others in zip(*runs, strict=True):
+        assert all(torch.equal(first, other) for other in others)
 
 
 def test_an_expert_that_nobody_chose_gets_a_zero_gradient():

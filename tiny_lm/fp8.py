@@ -29,7 +29,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -39,7 +38,7 @@ from tiny_lm.config import FP8Config
 from tiny_lm.fp8_kernels import ProductKernels, weight_rounding
 from tiny_lm.kernels import emulation
 from tiny_lm.layers import Products, grouped_linear
-from tiny_lm.matmul import outer, times
+from tiny_lm.matmul import grouped_outer, outer, times
 from tiny_lm.quantize import (
     ALONG_ROWS,
     ALONG_TOKENS,
@@ -187,7 +186,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, ends: Tensor | None) -> Tensor:
         return outer(grad, x)
     if len(x) == 0:
         return x.new_zeros(len(ends), grad.shape[1], x.shape[1])
-    return F.grouped_mm(grad.T, x, offs=ends)
+    return grouped_outer(grad, x, ends)
 
 
 def _require_equal_widths(x: Tensor, weight: Tensor) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tiny_lm.kernels import Work, fused, num_bytes, precision
-from tiny_lm.matmul import linear
+from tiny_lm.matmul import ROW_MULTIPLE, grouped_linear, linear
 
 
 @runtime_checkable
@@ -41,32 +41,6 @@ class GroupedMatmul(Protocol):
     ) -> Float[Tensor, "R M"]: ...
 
 
-def grouped_loop(
-    rows: Float[Tensor, "R K"],
-    weight: Float[Tensor, "E M K"],
-    ends: Int[Tensor, " E"],
-) -> Float[Tensor, "R M"]:
-    """The slow twin of `grouped_linear`: one product an expert."""
-    parts = rows.split(ends.diff(prepend=ends.new_zeros(1)).tolist())
-    return torch.cat([part @ w.T for part, w in zip(parts, weight, strict=True)])
-
-
-def grouped_linear(
-    rows: Float[Tensor, "R K"],
-    weight: Float[Tensor, "E M K"],
-    ends: Int[Tensor, " E"],
-) -> Float[Tensor, "R M"]:
-    """All experts in one call.
-
-    Args:
-        rows: sorted by expert.
-        ends: where each expert's rows end; the last entry is R.
-    """
-    if rows.dtype == torch.float64 or rows.shape[0] == 0:  # the kernel refuses both
-        return grouped_loop(rows, weight, ends)
-    return F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
-
-
 @dataclass(frozen=True)
 class Products:
     """How a model multiplies: one product for layers, one for groups of experts.
@@ -80,7 +54,7 @@ class Products:
     row_multiple: int = 1
 
 
-PLAIN = Products(linear=linear, grouped=grouped_linear)
+PLAIN = Products(linear, grouped_linear, ROW_MULTIPLE)
 
 
 class Linear(nn.Module):

@@ -8,6 +8,11 @@ oneDNN was up to twice as fast in products of this course's shapes, on the AMD p
 where we compared them; on Intel's we did not. Its operator was made for PyTorch's
 compiler: like a layer, it multiplies by the transpose of its second matrix.
 
+oneDNN builds a program for each shape, half a millisecond of work, and keeps about a
+thousand. Experts read another number of rows at every step. So their rows are padded to
+a multiple of `ROW_MULTIPLE`, which leaves few shapes, and small products stay with
+PyTorch's grouped one, which calls MKL in a loop of its own.
+
 Everything here has a plain twin, which is taken on a GPU, for other dtypes and where
 PyTorch was built without oneDNN. Sums are added in another order, so the two differ in
 the last bits.
@@ -17,7 +22,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -26,6 +31,9 @@ from tiny_lm.kernels import Work, kernel, num_bytes, precision
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
 )
+ROW_MULTIPLE = 16  # 1.5 % of padding at 16 experts of 512 rows each
+# Multiply-adds an expert from which oneDNN won: 16 experts of `tiny` do, 64 do not.
+WORTH_A_CALL = 3_000_000
 
 
 def times(a: Float[Tensor, "N K"], b: Float[Tensor, "M K"]) -> Float[Tensor, "N M"]:
@@ -33,12 +41,17 @@ def times(a: Float[Tensor, "N K"], b: Float[Tensor, "M K"]) -> Float[Tensor, "N 
     if not _is_fast(a, b):
         return a @ b.T
     with kernel("mm", partial(_work, a, b)):  # as PyTorch calls it: tapes are alike
-        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        return _onednn(a, b)
 
 
 def _work(a: Tensor, b: Tensor) -> Work:
     (n, k), m = a.shape, len(b)
     return Work(2 * n * k * m, num_bytes(a, b) + n * m * a.itemsize, precision(a.dtype))
+
+
+def _onednn(a: Tensor, b: Tensor) -> Tensor:
+    no_bias, no_activation = None, ("none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.default(a, b, no_bias, *no_activation)
 
 
 def outer(a: Float[Tensor, "N M"], b: Float[Tensor, "N K"]) -> Float[Tensor, "M K"]:
@@ -89,3 +102,100 @@ def linear(
         return F.linear(x, weight)
     y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight)
     return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def grouped_loop(
+    rows: Float[Tensor, "R K"],
+    weight: Float[Tensor, "E M K"],
+    ends: Int[Tensor, " E"],
+) -> Float[Tensor, "R M"]:
+    """The slow twin of `grouped_linear`: one product an expert."""
+    parts = rows.split(_counts(ends))
+    return torch.cat([part @ w.T for part, w in zip(parts, weight, strict=True)])
+
+
+def grouped_linear(
+    rows: Float[Tensor, "R K"],
+    weight: Float[Tensor, "E M K"],
+    ends: Int[Tensor, " E"],
+) -> Float[Tensor, "R M"]:
+    """All experts in one call, forward and backward.
+
+    Args:
+        rows: sorted by expert.
+        ends: where each expert's rows end; the last entry is R.
+    """
+    if rows.dtype == torch.float64 or rows.shape[0] == 0:  # the kernel refuses both
+        return grouped_loop(rows, weight, ends)
+    if not _is_fast(rows, weight):
+        return F.grouped_mm(rows, weight.mT, offs=ends)
+    return _GroupedLinear.apply(rows, weight, ends)
+
+
+class _GroupedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, weight, ends):
+        ctx.save_for_backward(rows, weight, ends)
+        return grouped_times(rows, weight, ends)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        rows, weight, ends = ctx.saved_tensors
+        wants_rows, wants_weight, _ = ctx.needs_input_grad
+        grad = grad.contiguous()  # the gradient of a sum is one number, repeated
+        return (
+            grouped_times(grad, weight.mT, ends) if wants_rows else None,
+            grouped_outer(grad, rows, ends) if wants_weight else None,
+            None,
+        )
+
+
+def grouped_times(
+    rows: Float[Tensor, "R K"],
+    weight: Float[Tensor, "E M K"],
+    ends: Int[Tensor, " E"],
+) -> Float[Tensor, "R M"]:
+    """`times` for each expert's rows and matrix."""
+    per_expert = len(rows) * weight[0].numel() / len(ends)
+    if not _pays(rows, weight, ends, per_expert):
+        return F.grouped_mm(rows, weight.mT, offs=ends)
+    counts = _counts(ends)
+    products = rows.new_empty(len(rows), weight.shape[1])
+    groups = zip(products.split(counts), rows.split(counts), weight, strict=True)
+    for out, part, w in groups:
+        if len(part):
+            out.copy_(_onednn(part, w))
+    return products
+
+
+def grouped_outer(
+    a: Float[Tensor, "R M"], b: Float[Tensor, "R K"], ends: Int[Tensor, " E"]
+) -> Float[Tensor, "E M K"]:
+    """`outer` for each expert's rows: the gradients of all experts' weights.
+
+    A product's first matrix is copied here, a transpose, so that it has to be larger
+    than one of `grouped_times` before oneDNN wins.
+    """
+    per_expert = a.numel() * b.shape[1] / len(ends)
+    if not _pays(a, b, ends, per_expert / 2):
+        return F.grouped_mm(a.T, b, offs=ends)
+    counts = _counts(ends)
+    products = a.new_zeros(len(counts), a.shape[1], b.shape[1])
+    for out, x, y in zip(products, a.split(counts), b.split(counts), strict=True):
+        if len(x):
+            out.copy_(_onednn(x.T.contiguous(), y.T))
+    return products
+
+
+def _counts(ends: Tensor) -> list[int]:
+    return ends.diff(prepend=ends.new_zeros(1)).tolist()
+
+
+def _pays(a: Tensor, b: Tensor, ends: Tensor, multiply_adds: float) -> bool:
+    """Whether a oneDNN product for each expert beats PyTorch's grouped product."""
+    return (
+        _is_fast(a, b)
+        and multiply_adds >= WORTH_A_CALL
+        and not (ends % ROW_MULTIPLE).any()
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
@@ -72,12 +73,12 @@ def sort_by_expert(
     """
     num_tokens, top_k = experts.shape
     flat = experts.flatten()
-    order = flat.argsort(stable=True)
+    sorted_experts, order = flat.sort(stable=True)
     counts = flat.bincount(minlength=num_experts)
     padded = -(-counts // row_multiple) * row_multiple
     ends = padded.cumsum(0)
     shift = (ends - padded) - (counts.cumsum(0) - counts)
-    row = torch.arange(len(flat), device=flat.device) + shift[flat[order]]
+    row = torch.arange(len(flat), device=flat.device) + shift[sorted_experts]
     row_of_choice = torch.empty_like(flat).index_copy_(0, order, row)
     num_rows = int(ends[-1])
     token_of_row = flat.new_zeros(num_rows).index_copy_(0, row, order // top_k)
@@ -104,6 +105,21 @@ def rows_of_tokens(
     return picked.unflatten(0, order.row_of_choice.shape)
 
 
+def sum_at_tokens(
+    rows: Float[Tensor, "R D"],
+    order: Order,
+    weights: Float[Tensor, "N k"] | None = None,
+) -> Float[Tensor, "N D"]:
+    """The sum of each token's rows, weighted or not, in the order of its choices.
+
+    PyTorch knows it from language models as the embedding of a bag of words. It reads
+    the rows where they are, without a copy.
+    """
+    return F.embedding_bag(
+        order.row_of_choice, rows, mode="sum", per_sample_weights=weights
+    )
+
+
 class _Spread(torch.autograd.Function):
     """Tokens to rows. Backward, a token's gradient is the sum over its rows."""
 
@@ -114,7 +130,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_rows):
-        return rows_of_tokens(grad_rows, ctx.order).sum(1), None
+        return sum_at_tokens(grad_rows, ctx.order), None
 
 
 class _Collect(torch.autograd.Function):
@@ -124,17 +140,36 @@ class _Collect(torch.autograd.Function):
     def forward(ctx, rows, weights, order):
         ctx.order = order
         ctx.save_for_backward(rows, weights)
-        return (weights.unsqueeze(1) @ rows_of_tokens(rows, order)).squeeze(1)
+        return sum_at_tokens(rows, order, weights)
 
     @staticmethod
     def backward(ctx, grad):
         rows, weights = ctx.saved_tensors
-        order = ctx.order
-        weight_of_row = weights.new_zeros(len(rows))
-        weight_of_row[order.row_of_choice.flatten()] = weights.flatten()
-        grad_rows = copy_to_rows(grad, order) * weight_of_row.unsqueeze(-1)
-        picked = rows_of_tokens(rows, order)
-        return grad_rows, torch.einsum("nkd,nd->nk", picked, grad), None
+        order, grad = ctx.order, grad.contiguous()
+        weight_of_row = weights.new_zeros(len(rows), 1)
+        weight_of_row[order.row_of_choice.flatten()] = weights.reshape(-1, 1)
+        bags_of_one = order.token_of_row.unsqueeze(1)
+        grad_rows = F.embedding_bag(
+            bags_of_one, grad, mode="sum", per_sample_weights=weight_of_row
+        )
+        return grad_rows, _dot_rows(rows, grad, order), None
+
+
+def _dot_rows(
+    rows: Float[Tensor, "R D"], x: Float[Tensor, "N D"], order: Order
+) -> Float[Tensor, "N k"]:
+    """Each of a token's rows times the token's own vector: `sum_at_tokens` backward."""
+    num_tokens, top_k = order.row_of_choice.shape
+    choices = torch.arange(num_tokens * top_k, device=x.device)
+    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        x,
+        rows,
+        order.row_of_choice.flatten(),
+        offsets=choices[::top_k].contiguous(),
+        offset2bag=choices // top_k,
+        mode=0,  # a sum
+    )
+    return dots.view(num_tokens, top_k)
 
 
 def spread(x: Float[Tensor, "N D"], order: Order) -> Float[Tensor, "R D"]:

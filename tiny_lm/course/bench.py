@@ -4,15 +4,13 @@ Chapter: 06_together/full_model
 
     make bench
 
-Everything that is compared is timed in one run, in turns, and reported as a median: on
-a shared machine only ratios of neighbours mean anything.
+Everything that is compared is timed in one run, in turns, and reported as a median.
 """
 
 import json
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,48 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tiny_lm import costs, memory
-from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, deepseek_v3, tiny
+from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
+from tiny_lm.course.bench_experts import (
+    EXPERTS_IMPLEMENTATIONS,
+    experts_against_others,
+)
+from tiny_lm.course.bench_time import replay_of_a_million, v3_step_at_scale
 from tiny_lm.course.oracle import transformers_config
+from tiny_lm.course.turns import ROUNDS, Result, Step, in_turns
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.tape import Collective, Kernel, Mark, Tape, Wait
-from tiny_lm.hardware import H100_MEASURED, machine
-from tiny_lm.parallel import v3_step
-from tiny_lm.parallel.plan import Plan
-from tiny_lm.parallel.step_tape import write
 from tiny_lm.train import build_model, build_optimizer, record_step, train_step
 
 TRAINING = TrainConfig()
 TOKENS = TRAINING.batch_size * TRAINING.seq_len
-ROUNDS = 15
-# "batched_mm" copies an expert's weights for every row: many times slower on a CPU.
-EXPERTS_IMPLEMENTATIONS = ("eager", "grouped_mm")
-
-Step = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of the table; `limit` says what bounds the value."""
-
-    name: str
-    value: float
-    unit: str
-    aim: str = ""
-    limit: str = ""
-
-
-def in_turns(workloads: dict[str, Step], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of each, all of them once a round, after two rounds unmeasured."""
-    seconds: dict[str, list[float]] = {name: [] for name in workloads}
-    for turn in range(rounds + 2):
-        for name, step in workloads.items():
-            start = time.perf_counter()
-            step()
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def _tokens(batch_size: int = TRAINING.batch_size) -> Tensor:
@@ -182,54 +152,6 @@ def ranks_against_one_process() -> list[Result]:
     return results
 
 
-def moe_tapes(num_ranks: int, num_layers: int) -> list[Tape]:
-    """A forward of many MoE layers, each with a dispatch beside its shared expert."""
-    group = tuple(range(num_ranks))
-    rows = (32 * 7392,) * num_ranks  # 32 tokens for each rank, in FP8
-    tapes = []
-    for rank in group:
-        records = []
-        for layer in range(num_layers):
-            sent, here = 2 * layer, 2 * layer + 1
-            records += [
-                Kernel("attention", 10**10 + rank, 10**7),
-                Kernel("norm", 0, 10**6),
-                Kernel("router", 10**7, 10**5),
-                Mark(sent),
-                Wait(sent, "comm"),
-                Collective("dispatch", "all_to_all", rows, group, layer),
-                Mark(here, "comm"),
-                Kernel("shared expert", 10**9, 10**6, "fp8"),
-                Wait(here),
-                Kernel("experts", 10**10, 10**7, "fp8"),
-            ]
-        tapes.append(Tape(rank, tuple(records)))
-    return tapes
-
-
-def replay_of_a_million() -> list[Result]:
-    """Seconds to replay a million records of 8 and of 64 ranks, and how they grow."""
-    h800 = machine("h800").achieving(H100_MEASURED)
-    # Any α will do to measure the replay's own speed.
-    h800 = replace(h800, nvlink_alpha_s=1e-6, network_alpha_s=1e-6)
-    results = []
-    replay(moe_tapes(8, 1000), h800)  # the first one is slower
-    for num_ranks in (8, 64):
-        seconds = {}
-        for num_records in (250_000, 1_000_000):
-            tapes = moe_tapes(num_ranks, num_records // num_ranks // 10)
-            start = time.perf_counter()
-            replay(tapes, h800)
-            seconds[num_records] = time.perf_counter() - start
-        name = f"replay, {num_ranks} ranks"
-        growth = seconds[1_000_000] / seconds[250_000]
-        results += [
-            Result(f"{name}, 1,000,000 records", seconds[1_000_000], "s", "≤ 20"),
-            Result(f"{name}, 4 times the records", growth, "x", "≈ 4"),
-        ]
-    return results
-
-
 def recording_against_the_step() -> list[Result]:
     """What recording a step as a tape costs, as a multiple of that step."""
     group, tokens = mesh.solo(), _tokens()
@@ -244,32 +166,22 @@ def recording_against_the_step() -> list[Result]:
     return [Result("recorded step / step, tiny", ratio, "x", "≤ 3")]
 
 
-def v3_step_at_scale() -> list[Result]:
-    """Seconds to write and replay V3's step on few and on many GPUs."""
-    seconds = {}
-    for num_gpus in v3_step.SCALES:
-        start = time.perf_counter()
-        tapes = write(Plan(config=deepseek_v3(), layout=v3_step.layout_of(num_gpus)))
-        replay(tapes, v3_step.machine(), mirror=True)
-        seconds[num_gpus] = time.perf_counter() - start
-    return [
-        Result(f"V3's step on {num_gpus:,} GPUs", value, "s", "≤ 20")
-        for num_gpus, value in seconds.items()
-    ]
+PARTS = (
+    against_transformers,
+    experts_against_others,
+    fp8_against_fp32,
+    ranks_against_one_process,
+    recording_against_the_step,
+    replay_of_a_million,
+    v3_step_at_scale,
+)
 
 
 def main(out: Path = Path("_build/bench.json")) -> None:
     """Measure everything, print the table, write it as JSON."""
-    print(f"benchmarks on {torch.get_num_threads()} threads; about three minutes")
+    print(f"benchmarks on {torch.get_num_threads()} threads; about five minutes")
     results: list[Result] = []
-    for part in (
-        against_transformers,
-        fp8_against_fp32,
-        ranks_against_one_process,
-        replay_of_a_million,
-        recording_against_the_step,
-        v3_step_at_scale,
-    ):
+    for part in PARTS:
         for result in part():
             value = f"{result.value:,.2f} {result.unit}"
             print(f"{result.name:34} {value:>18}  {result.aim:8} {result.limit}")

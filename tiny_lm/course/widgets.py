@@ -21,6 +21,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from tiny_lm.counts import Number
 from tiny_lm.course.canvas import Drawing
 from tiny_lm.course.explorers import balance, timeline
 
@@ -125,7 +126,7 @@ def timeline_explorer(
     bandwidth: int = 40,
     latency: int = 10,
     tokens: int = 4096,
-    speed: float = 1,
+    speed: Number = 1,
     overlap: bool = True,
 ) -> Explorer:
     """When does a layer wait for its link, and how far does overlap hide that?

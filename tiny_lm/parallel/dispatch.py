@@ -31,7 +31,14 @@ from torch import Tensor
 
 from tiny_lm.gpus import comm
 from tiny_lm.gpus.mesh import Group
-from tiny_lm.moe import Order, collect, copy_to_rows, rows_of_tokens, sort_by_expert
+from tiny_lm.moe import (
+    Order,
+    collect,
+    copy_to_rows,
+    rows_of_tokens,
+    sort_by_expert,
+    sum_at_tokens,
+)
 from tiny_lm.parallel.wire import WireFormat
 
 
@@ -145,7 +152,7 @@ class _ToExperts(torch.autograd.Function):
         way = ctx.wire.to_tokens
         home = _return(way.pack(grad), ctx.route, ctx.group)
         home = way.unpack(home, grad.shape[-1], grad.dtype)
-        return rows_of_tokens(home, ctx.route.leaving).sum(1), None, None, None
+        return sum_at_tokens(home, ctx.route.leaving), None, None, None
 
 
 class _ToTokens(torch.autograd.Function):

@@ -26,7 +26,7 @@ from tiny_lm.router import route
 
 V3 = deepseek_v3()
 NUM_GPUS = V3.moe.num_groups
-MOST_TOKENS = 4096  # a sequence of V3: what a GPU has of one micro-batch
+MOST_TOKENS = 4096  # a sequence of V3, one a GPU and micro-batch
 SPREAD = 0.2  # how unequal the experts are, where a token's own taste is 1
 
 

@@ -121,6 +121,7 @@ const LEFT = 44; // pixels: names of GPUs, or numbers
 const RIGHT = 14;
 const LANES = { compute: [0, 18], comm: [20, 15] }; // top and height in a GPU's rows
 const ROWS = 42; // a GPU's
+const HEAD = 6;
 const PS_PER_MS = 1e9;
 
 const milliseconds = (ps) =>
@@ -164,10 +165,10 @@ function key(fixed, y) {
 function showTimeline(picture, fixed, choice, played, most) {
   const scale = (picture.width - LEFT - RIGHT) / Math.max(most, played.step);
   const x = (ps) => LEFT + ps * scale;
-  const floor = fixed.shown.length * ROWS + 2;
+  const floor = HEAD + fixed.shown.length * ROWS;
   const pieces = [];
   for (const [row, gpu] of fixed.shown.entries()) {
-    const top = row * ROWS;
+    const top = HEAD + row * ROWS;
     pieces.push(text(0, top + 14, `GPU ${gpu}`, "start"));
     for (const [from, to] of exposedPieces(played, gpu)) {
       const [y, height] = LANES.compute;
@@ -299,7 +300,7 @@ function render({ model, el }) {
     overlap: new Switch("overlap", "overlap", order, moved("overlap")),
     bandwidth: slider("bandwidth", "link", fixed.bandwidths, sayRate, new Map(marks)),
   };
-  const timeline = new Picture("timeline", fixed.shown.length * ROWS + 54);
+  const timeline = new Picture("timeline", HEAD + fixed.shown.length * ROWS + 54);
   const curve = new Picture("curve", 190);
   const facts = new Facts();
   const voice = new Voice();

@@ -15,6 +15,7 @@ What the tapes leave out is in `layer`, what a replay leaves out in `gpus.replay
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tiny_lm.counts import Number
 from tiny_lm.course.canvas import COLORS, Drawing
 from tiny_lm.course.explorers.layer import MOST_TOKENS, NUM_GPUS, tapes
 from tiny_lm.course.timeline_figures import gantt
@@ -47,7 +48,7 @@ class Setting:
     bandwidth: int = 40
     latency: int = 10  # an assumption: none was published
     tokens: int = 4096
-    speed: float = 1
+    speed: Number = 1
     overlap: bool = True
 
     def __post_init__(self) -> None:
@@ -56,7 +57,6 @@ class Setting:
             "latency": LATENCIES,
             "tokens": TOKENS,
             "speed": SPEEDS,
-            "overlap": (False, True),
         }
         for name, allowed in places.items():
             value = getattr(self, name)
@@ -74,7 +74,7 @@ def machine(s: Setting) -> Machine:
         fp8_flops_per_s=H100_MEASURED.fp8_blockwise_flops_per_s * s.speed,
         memory_bytes_per_s=H100_MEASURED.copy_bytes_per_s * s.speed,
         launch_s=H100_MEASURED.launch_s,
-        nvlink_bytes_per_s=s.bandwidth * GIGA,
+        nvlink_bytes_per_s=float(s.bandwidth * GIGA),
         nvlink_alpha_s=s.latency * PS_PER_US / PS_PER_S,
     )
 
@@ -93,14 +93,18 @@ class Step:
         return sum(time.exposed_ps for time in self.timeline.summary())
 
 
+def play(s: Setting, **figures: float) -> Timeline:
+    """Play the tapes where the sliders stand, with figures of the machine replaced."""
+    return replay(tapes(s.tokens, s.overlap), replace(machine(s), **figures))
+
+
 def simulate(s: Setting) -> Step:
-    """Play the tapes where the sliders stand."""
-    played = tapes(s.tokens, s.overlap)
-    here = machine(s)
-    timeline = replay(played, here)
-    wide = replay(played, replace(here, nvlink_bytes_per_s=NO_LIMIT * GIGA)).step_ps
-    quick = replay(played, replace(here, nvlink_alpha_s=0.0)).step_ps
-    return Step(timeline, timeline.step_ps - wide, timeline.step_ps - quick)
+    """One step, and what it would save on a machine without limits."""
+    timeline = play(s)
+    wide = play(s, nvlink_bytes_per_s=float(NO_LIMIT * GIGA))
+    quick = play(s, nvlink_alpha_s=0.0)
+    saved = (timeline.step_ps - other.step_ps for other in (wide, quick))
+    return Step(timeline, *saved)
 
 
 # --- what a page gets ---
