@@ -15,6 +15,16 @@ def _normal(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
     return torch.randn(*shape, generator=generator, dtype=dtype)
 
 
+@pytest.fixture
+def calls(monkeypatch) -> list[str]:
+    """One word for each call of oneDNN's operator."""
+    made: list[str] = []
+    real = matmul._onednn
+    count = lambda a, b: made.append("onednn") or real(a, b)  # noqa: E731
+    monkeypatch.setattr(matmul, "_onednn", count)
+    return made
+
+
 def test_times_multiplies_by_the_transpose():
     a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])
     assert matmul.times(a, b).tolist() == [[11.0, 17.0]]

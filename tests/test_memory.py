@@ -41,7 +41,7 @@ def test_memory_that_is_kept_costs_no_new_pages():
 
 def test_settling_leaves_what_exists_out_of_collections():
     code = (
-        "import gc\nfrom tiny_lm import memory\n"
+        "import gc\nimport torch\nfrom tiny_lm import memory\n"
         "memory.settle()\nprint(gc.get_freeze_count())"
     )
     command = [sys.executable, "-c", code]

@@ -97,12 +97,6 @@ def expected_flops(config: ModelConfig) -> dict[str, int]:
         norms = counts.norm_parameters(config) + 3 * config.d_model
         linear = counts.count_parameters(config).active_by_part["mtp"] - norms
         flops["mtp"] = 3 * 2 * later * linear
-    # At each token the results of its experts are added up: a product, to PyTorch.
-    moe_tokens = config.num_moe_layers * TOKENS
-    weighted = 2 * config.moe.top_k * config.d_model if config.moe else 0
-    flops["other"] = 2 * weighted * moe_tokens
-    if config.num_mtp and config.num_moe_layers:
-        flops["mtp"] += 2 * weighted * later
     return {part: value for part, value in flops.items() if value}
 
 
@@ -154,7 +148,7 @@ def test_products_are_fp8_where_the_model_says_so():
         return {part_of(k.name): k.precision for k in kernels if k.flops}
 
     fp8 = precisions(preset("tiny"))
-    full = {"head", "router", "attention_core", "other"}  # as DeepSeek-V3 has it
+    full = {"head", "router", "attention_core"}  # as DeepSeek-V3 has it
     assert {part for part, kind in fp8.items() if kind == "fp32"} == full
     assert set(precisions(CONFIGS["tiny fp32"]).values()) == {"fp32"}
 

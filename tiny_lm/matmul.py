@@ -18,6 +18,7 @@ PyTorch was built without oneDNN. Sums are added in another order, so the two di
 the last bits.
 """
 
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -26,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tiny_lm.kernels import Work, kernel, num_bytes, precision
+from tiny_lm.kernels import Work, emulation, kernel, num_bytes, precision
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
@@ -157,17 +158,17 @@ def grouped_times(
     ends: Int[Tensor, " E"],
 ) -> Float[Tensor, "R M"]:
     """`times` for each expert's rows and matrix."""
-    per_expert = len(rows) * weight[0].numel() / len(ends)
-    if not _pays(rows, weight, ends, per_expert):
-        return F.grouped_mm(rows, weight.mT, offs=ends)
-    counts = _counts(ends)
-    products = rows.new_empty(len(rows), weight.shape[1])
-    groups = zip(products.split(counts), rows.split(counts), weight, strict=True)
-    with _one_kernel(rows, weight, products, weight.shape[1]):
+    with _one_kernel(rows, weight, weight.shape[1]):
+        per_expert = len(rows) * weight[0].numel() / len(ends)
+        if not _pays(rows, weight, ends, per_expert):
+            return F.grouped_mm(rows, weight.mT, offs=ends)
+        counts = _counts(ends)
+        products = rows.new_empty(len(rows), weight.shape[1])
+        groups = zip(products.split(counts), rows.split(counts), weight, strict=True)
         for out, part, w in groups:
             if len(part):
                 out.copy_(_onednn(part, w))
-    return products
+        return products
 
 
 def grouped_outer(
@@ -178,24 +179,26 @@ def grouped_outer(
     A product's first matrix is copied here, a transpose, so that it has to be larger
     than one of `grouped_times` before oneDNN wins.
     """
-    per_expert = a.numel() * b.shape[1] / len(ends)
-    if not _pays(a, b, ends, per_expert / 2):
-        return F.grouped_mm(a.T, b, offs=ends)
-    counts = _counts(ends)
-    products = a.new_zeros(len(counts), a.shape[1], b.shape[1])
-    with _one_kernel(a, b, products, b.shape[1]):
+    with _one_kernel(a, b, b.shape[1]):
+        per_expert = a.numel() * b.shape[1] / len(ends)
+        if not _pays(a, b, ends, per_expert / 2):
+            return F.grouped_mm(a.T, b, offs=ends)
+        counts = _counts(ends)
+        products = a.new_zeros(len(counts), a.shape[1], b.shape[1])
         for out, x, y in zip(products, a.split(counts), b.split(counts), strict=True):
             if len(x):
                 out.copy_(_onednn(x.T.contiguous(), y.T))
-    return products
+        return products
 
 
-def _one_kernel(a: Tensor, b: Tensor, products: Tensor, per_number: int):
-    """All experts' products are one kernel, named as PyTorch's own grouped product."""
+def _one_kernel(a: Tensor, b: Tensor, width: int) -> AbstractContextManager[None]:
+    """All experts' products, to whoever counts kernels; padding rows are no work."""
 
     def work() -> Work:
-        moved = num_bytes(a, b, products)
-        return Work(2 * a.numel() * per_number, moved, precision(a.dtype))
+        with emulation():
+            num_rows = int(a.any(dim=1).sum())
+        moved = num_bytes(a, b) + len(a) * width * a.itemsize
+        return Work(2 * num_rows * a.shape[1] * width, moved, precision(a.dtype))
 
     return kernel("_grouped_mm", work)
 
