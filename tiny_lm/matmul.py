@@ -163,9 +163,10 @@ def grouped_times(
     counts = _counts(ends)
     products = rows.new_empty(len(rows), weight.shape[1])
     groups = zip(products.split(counts), rows.split(counts), weight, strict=True)
-    for out, part, w in groups:
-        if len(part):
-            out.copy_(_onednn(part, w))
+    with _one_kernel(rows, weight, products, weight.shape[1]):
+        for out, part, w in groups:
+            if len(part):
+                out.copy_(_onednn(part, w))
     return products
 
 
@@ -182,10 +183,21 @@ def grouped_outer(
         return F.grouped_mm(a.T, b, offs=ends)
     counts = _counts(ends)
     products = a.new_zeros(len(counts), a.shape[1], b.shape[1])
-    for out, x, y in zip(products, a.split(counts), b.split(counts), strict=True):
-        if len(x):
-            out.copy_(_onednn(x.T.contiguous(), y.T))
+    with _one_kernel(a, b, products, b.shape[1]):
+        for out, x, y in zip(products, a.split(counts), b.split(counts), strict=True):
+            if len(x):
+                out.copy_(_onednn(x.T.contiguous(), y.T))
     return products
+
+
+def _one_kernel(a: Tensor, b: Tensor, products: Tensor, per_number: int):
+    """All experts' products are one kernel, named as PyTorch's own grouped product."""
+
+    def work() -> Work:
+        moved = num_bytes(a, b, products)
+        return Work(2 * a.numel() * per_number, moved, precision(a.dtype))
+
+    return kernel("_grouped_mm", work)
 
 
 def _counts(ends: Tensor) -> list[int]:

@@ -7,7 +7,7 @@ A layout says which GPU holds what. With P stages, E expert ranks and C copies t
 P · E · C GPUs; those of one stage are neighbours, and do the same to other tokens.
 So one tape a stage tells all: `replay(tapes, machine, mirror=True)` lets those without
 a tape do as their neighbours do, and the time to replay grows with the stages, not with
-the GPUs. `every_rank=True` writes all tapes, to check just that.
+the GPUs. `step_tape.write` makes these tapes, or those of all GPUs, to check just that.
 
     inside a node       GPUs 8 n … 8 n + 7: a token that came to the node is handed on
     expert group        E neighbours of one stage; each holds 1 / E of all experts
@@ -41,6 +41,7 @@ class Layout:
         num_expert_ranks: GPUs that share one set of experts (EP).
         num_expert_copies: sets of experts in a stage; times `num_expert_ranks` it is
             how many GPUs share the stage's data (DP).
+        gpus_per_node: has to be that of the machine on which it is replayed.
         sequences_per_micro: not published for V3; one is the least there can be.
         tensor_parallel: GPUs of a node that divide the heads of one attention among
             them, and see each other's tokens for it; V3 uses none.
