@@ -9,8 +9,8 @@ Every name says which part of the step it belongs to, as published tables have t
     1F1B: …    a forward and a backward side by side    1W: …   weight gradients alone
     optimizer: …                                        pipeline: …   between stages
 
-In a 1F1B the pieces of the two chains take turns, as in V3's figure 4: attention of the
-forward, experts of the backward, experts of the forward, attention of the backward.
+In a 1F1B the pieces of the two chains take turns: attention of the forward, experts of
+the backward, experts of the forward, attention of the backward.
 While one chain's rows are under way the other chain computes. Weight gradients follow
 their piece at once and help to fill the time.
 """
