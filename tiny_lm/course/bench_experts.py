@@ -91,15 +91,19 @@ def token_loop(shape: Shape) -> nn.Module:
     """The same experts, one token and one expert at a time."""
     experts = Experts(shape.num_experts, shape.d_model, shape.d_expert, PLAIN.grouped)
 
-    def one(given: Inputs, t: int) -> Tensor:
-        choices = zip(given.weights[t], given.experts[t].tolist(), strict=True)
-        return sum(
-            weight * (experts.down[e] @ swiglu(experts.gate_up[e] @ given.x[t]))
-            for weight, e in choices
-        )
-
     def mix(given: Inputs) -> Tensor:
-        return torch.stack([one(given, t) for t in range(len(given.x))])
+        # Once, or each choice would make a gradient of the size of all experts.
+        up, down = experts.gate_up.unbind(), experts.down.unbind()
+        tokens = zip(given.x, given.experts.tolist(), given.weights, strict=True)
+        return torch.stack(
+            [
+                sum(
+                    weight * (down[e] @ swiglu(up[e] @ x))
+                    for e, weight in zip(chosen, weights, strict=True)
+                )
+                for x, chosen, weights in tokens
+            ]
+        )
 
     return _Layer(experts, mix)
 
