@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Lab 2 · A layer of experts
 #
-# Two thirds of a language model's parameters stand in its feed-forward layers, and every token pays for all of them.
+# Most of a language model's parameters stand in its feed-forward layers, and every token pays for all of them.
 # In this lab you cut such a layer into experts and build what sends each token to a few of them.
 # Then you watch it fail: left alone, a few experts take all the work and the others learn nothing.
 # You write what keeps them busy, plug your layer into a language model, train it, and look at what its experts read.
@@ -72,8 +72,8 @@ print("length of each expert's part:", [f"{part.norm():.0f}" for part in said])
 
 # %% [markdown]
 # It is the layer, up to rounding.
-# The parts differ in length: for this token, some experts say much and some say little.
-# If you knew beforehand which, you could leave the others out.
+# The parts differ in length, though not by much: these weights are random.
+# If some were far shorter than the others, and you knew beforehand which, you could leave those out.
 # That is the whole idea, and it needs somebody who knows beforehand: a *router*, small enough to ask for every token.
 
 # %% [markdown]
@@ -111,14 +111,15 @@ compass["south"] = [0.0, -2.0]
 names, centroids = list(compass), torch.tensor(list(compass.values()))
 tokens = torch.tensor([[1.0, 0.2], [0.7, 0.8], [-0.3, 1.0], [-0.9, -0.6]])
 scores, experts = score_and_choose(tokens, centroids, top_k=2)
-plt.figure(figsize=(4, 4))
+plt.figure(figsize=(6, 4))
 for name, at in compass.items():
     plt.annotate("", at, (0, 0), arrowprops={"arrowstyle": "->"})
-    plt.text(1.1 * at[0], 1.1 * at[1], name, ha="center", va="center")
+    plt.text(1.2 * at[0], 1.2 * at[1], name, ha="center", va="center")
 for t, (x, y) in enumerate(tokens.tolist()):
     plt.plot(x, y, "o", color="#0072B2")
-    plt.text(x, y, f" {t}: " + ", ".join(names[e] for e in experts[t]), va="bottom")
-plt.axis([-2.7, 2.7, -2.7, 2.7])
+    told = f"{t}: " + ", ".join(names[e] for e in experts[t])
+    plt.text(x, y + 0.1, told, va="bottom", ha="left" if x > 0 else "right")
+plt.axis([-4, 4, -2.7, 2.7])
 plt.show()
 
 # %%
@@ -127,7 +128,8 @@ for t, row in enumerate(scores):
     print(f"token {t}   {told}   sum {row.sum():.1f}")
 
 # %% [markdown]
-# The sums are no 1: a sigmoid asks each expert by itself.
+# The sums are not 1: a sigmoid asks each expert by itself.
+# (That all four are 2 is the compass's doing: what *east* scores above one half, its opposite *west* scores below.)
 # (Earlier models, DeepSeek-V2 among them, used a softmax, where one expert's gain is another's loss.)
 
 # %% [markdown]
@@ -175,7 +177,7 @@ for south in (-1.0, 0.0, 0.5, 1.0):
     print()
 
 # %% [markdown]
-# With more bias, more tokens are sent south, and token 3 listens to it exactly as before.
+# With more bias, more tokens are sent south; token 3, once it has chosen *south*, listens to it exactly as before.
 # A token that is sent there against its taste gives it a small weight: it costs the token little, and *south* gets something to learn from.
 
 # %% [markdown]
@@ -412,8 +414,8 @@ print("  ".join(f"{share:.1%}" for share in (last / last.sum()).tolist()))
 
 # %% [markdown]
 # The routing has *collapsed*; in the picture, the line at 1 is an even share.
-# An expert that is a little better at first is chosen a little more often, so it learns more, so it is better still.
-# An expert that is not chosen gets no gradient at all: it stays as it was made.
+# At first all tokens look alike to the router, so all go one way; and an expert that is not chosen gets no gradient: it stays as it was made.
+# (The usual story is another, that the rich get richer. The chapter *Balance* puts it to the test.)
 # You paid the memory of 16 experts and got the use of a handful.
 
 # %% [markdown]
@@ -540,12 +542,17 @@ row_losses = torch.stack(
 row_violations = [load_and_violation(row, 16)[1] for row in ffn.chosen]
 print(f"violation of all 256 sequences together: {whole_batch:.1f}")
 print(f"of one sequence, on average: {sum(row_violations) / 256:.1f}")
+anyhow = torch.rand(256, SEQ_LEN, 16, generator=generator).topk(2).indices
+by_chance = [load_and_violation(row, 16)[1] for row in anyhow]
+print(f"of {SEQ_LEN} tokens that choose at random: {sum(by_chance) / 256:.1f}")
 print(f"weight of this loss in DeepSeek-V3: {v3.balance_loss}")
 for name, b in (("most even", row_losses.argmin()), ("least", row_losses.argmax())):
     print(f"{name:>9}: loss {row_losses[b]:.2f}  {data.decode(windows[b])!r}")
 
 # %% [markdown]
-# All sequences together are nearly even, and each alone is far from it.
+# All sequences together are nearly even, and each alone is not.
+# Part of that is chance: so few tokens are uneven even where they choose at random.
+# The rest is what the sequence is about.
 # (The loss can dip below 1: the bias sends tokens to experts that they scored lower.)
 # That need not be bad: experts that know something *should* be chosen by sequences that need it.
 # So the loss gets a tiny weight, enough to keep a sequence from the extreme.

@@ -79,8 +79,7 @@ def up_and_down(answer: Answer) -> None:
         known=[
             (
                 bias - step,
-                "Busy experts went up, so they get more tokens still: the rich get "
-                "richer. Turn the sign.",
+                "Busy experts went up, so they get more tokens still. Turn the sign.",
             ),
             (step, "The old bias is gone. The step is added to it: it has to last."),
             (

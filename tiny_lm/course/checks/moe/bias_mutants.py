@@ -16,7 +16,7 @@ def _step(load, mean=None):
     return torch.sign((load.mean() if mean is None else mean) - load).float()
 
 
-@wrong(task_2_6, "up_and_down", "the rich get richer")
+@wrong(task_2_6, "up_and_down", "Turn the sign")
 def sign_turned(bias, load, rate):
     return bias - rate * _step(load)
 

@@ -17,6 +17,13 @@ def two_tensors(answer: Answer, wanted: str, *arguments: Any) -> tuple[Tensor, T
     """The two tensors, or a message about what came in their place."""
     got = answer(*arguments)
     if isinstance(got, tuple | list) and len(got) == 2:
+        if any(isinstance(one, tuple) for one in got):
+            raise Mismatch(
+                on=answer.call(arguments),
+                wanted=f"two tensors: {wanted}",
+                got="a pair of tensors in place of one",
+                because=WHOLE_TOPK,
+            )
         first, second = (torch.as_tensor(one) for one in got)
         if not first.is_floating_point() and second.is_floating_point():
             raise Mismatch(
@@ -50,6 +57,10 @@ def expert_ids(experts: Tensor, num_experts: int, on: str) -> Tensor:
     return experts.long()
 
 
+WHOLE_TOPK = (
+    "topk gives values and indices; only the indices are asked for: `.indices`, or "
+    "the second of the two."
+)
 NO_IDS = (
     "These are no whole numbers. topk gives back two things, the values and the "
     "places where they stood: which of the two are experts?"

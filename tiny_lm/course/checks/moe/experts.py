@@ -14,6 +14,18 @@ from torch import Tensor
 from tiny_lm.course.checks.answer import Answer
 from tiny_lm.course.checks.expect import Mismatch, close, expect, shape, show
 from tiny_lm.course.checks.moe import stacks
+from tiny_lm.course.checks.moe.experts_words import (
+    CUT,
+    ERRORS,
+    INPUT_WEIGHED,
+    INTERLEAVED,
+    OTHER_COLUMN,
+    OTHER_WEIGHT,
+    OVERWRITTEN,
+    RENORMALISED,
+    SKIPPED,
+    SWAPPED,
+)
 from tiny_lm.course.checks.moe.work import Work, refuse_waste
 from tiny_lm.course.checks.task import Task
 
@@ -35,16 +47,6 @@ def run_experts(
     return y
 
 
-UNFIT = (
-    "Two shapes do not fit. gate_up[e] has a row for each of its 2 F outputs, down[e] "
-    "one for each of its D: a row of tokens is multiplied with the transposed matrix. "
-    "Between the two, gate and up become one of width F."
-)
-COUNTS = (
-    "Counts and experts do not match. An expert that nobody chose counts 0, and is "
-    "left out of counts that are made of what occurs: bincount has a minlength."
-)
-
 task_2_4 = Task(
     id="2.4",
     lab="02_moe",
@@ -55,23 +57,7 @@ task_2_4 = Task(
     minutes=25,
     points=4,
     reference=run_experts,
-    errors=(
-        ("cannot be multiplied", UNFIT),
-        ("is shorter than argument", COUNTS),
-        ("is longer than argument", COUNTS),
-        ("is out of bounds for dimension 0", COUNTS),
-        ("Offsets have to be int32", "The ends of the groups are .to(torch.int32)."),
-        (
-            "is invalid for input of size",
-            "view wants groups of equal size. How many tokens an expert gets differs "
-            "from expert to expert, and may be none.",
-        ),
-        (
-            "must match the size",
-            "Two shapes do not fit. One weight belongs to a whole row of results: "
-            "shape (rows, 1), as weights[token, choice, None] has.",
-        ),
-    ),
+    errors=ERRORS,
     hints=(
         """
         Turn the question round. Not: which experts does this token visit? But: which
@@ -151,25 +137,11 @@ def _by_hand(gate: list[float], up: list[float]) -> float:
     return float((F.silu(torch.tensor(gate)) * torch.tensor(up)).sum() * 0.5)
 
 
-INPUT_WEIGHED = (
-    "The weight went in with the token, before the silu, which bends it. It belongs to "
-    "what comes out."
-)
-SWAPPED = (
-    "Gate and up are swapped. The first half of the rows of gate_up is the gate, and "
-    "silu acts on the gate alone."
-)
-INTERLEAVED = (
-    "Gate and up were taken in turns, row by row. The first half is the gate, the "
-    "second is up."
-)
-
-
 @task_2_4.property("each token gets the sum from its own experts, by its own weights")
 def own_experts(answer: Answer) -> None:
     values, factors = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 10.0, 100.0])
     experts = torch.tensor([[1, 0], [2, 0], [1, 2]])
-    weights = torch.tensor([[1.5, 1.0], [1.5, 1.0], [1.5, 1.0]])
+    weights = torch.tensor([[1.5, 2.0], [1.5, 2.0], [1.5, 2.0]])
     x, stack = stacks.tokens(1.0, 2.0, 3.0), stacks.factors(1.0, 10.0, 100.0)
     got = _run(answer, x, experts, weights, *stack)
     parts = values[:, None] * factors[experts] * weights
@@ -183,19 +155,21 @@ def own_experts(answer: Answer) -> None:
         got[:, 0],
         wanted,
         on="tokens 1, 2, 3; expert 0 multiplies by 1, expert 1 by 10, expert 2 by 100\n"
-        "experts [[1, 0], [2, 0], [1, 2]], weights [1.5, 1] for each token",
+        "experts [[1, 0], [2, 0], [1, 2]], weights [1.5, 2] for each token",
         known=[
             ((parts / weights).sum(-1), "The weights are missing."),
             (wanted / 2, "This is the mean of a token's results. Wanted is the sum."),
-            (wanted / 2.5, RENORMALISED),
+            (wanted / 3.5, RENORMALISED),
             (parts[:, 0], "Only the first choice of each token was run."),
             (last, OVERWRITTEN),
             (parts[:, 1], OVERWRITTEN),
             (first, OVERWRITTEN),
+            ((parts / weights * 1.5).sum(-1), OTHER_COLUMN),
+            ((parts / weights * 2.0).sum(-1), OTHER_COLUMN),
             ((parts / weights * weights.flip(-1)).sum(-1), OTHER_WEIGHT),
             ((parts / weights * unsorted).sum(-1), OTHER_WEIGHT),
             (left_sorted, "The results are still sorted by expert. Whose are they?"),
-            (values * 111 * 2.5, "Every token was sent to every expert."),
+            (values * 111 * 3.5, "Every token was sent to every expert."),
         ],
     )
     off = got[:, 1:].abs().max()
@@ -203,21 +177,6 @@ def own_experts(answer: Answer) -> None:
         raise Mismatch(
             "the same, the other three numbers of a token", "zeros", show(got)
         )
-
-
-RENORMALISED = (
-    "The weights were divided by their sum once more. They come ready: the gate has "
-    "seen to it, route_scale included."
-)
-OVERWRITTEN = (
-    "One result overwrote the other. Where a token comes twice, `y[token] = …` keeps "
-    "one, and so does `y[token] += …`, which reads all before it writes any. index_add "
-    "adds them all."
-)
-OTHER_WEIGHT = (
-    "The results were weighed with weights of other choices. Whatever sorts or "
-    "selects the tokens has to do the same to their weights."
-)
 
 
 @task_2_4.property("an expert may get no token, or all of them")
@@ -237,12 +196,6 @@ def uneven(answer: Answer) -> None:
                 *rows,
                 SKIPPED,
             )
-
-
-SKIPPED = (
-    "Is each slice of tokens still multiplied with the matrices of its own expert? "
-    "One that got none is skipped by everything that lists what occurs."
-)
 
 
 @task_2_4.property("each expert reads its tokens at once, and reads no others")
@@ -278,12 +231,6 @@ def learns(answer: Answer) -> None:
         if theirs is None:
             raise Mismatch(on, f"a gradient for {name}", "none", CUT)
         expect(theirs, ours, f"{on}; the gradient of {name}")
-
-
-CUT = (
-    "Without a gradient, what stands here never learns. Did .detach(), .data, "
-    "torch.no_grad() or torch.tensor(…) cut it off?"
-)
 
 
 @task_2_4.property("equals the definition on 500 random tokens")

@@ -1,4 +1,4 @@
-"""Answers to task 2.4 that are wrong, and some that are right in another style.
+"""Answers to task 2.4 that are wrong.
 
 Chapter: 02_moe/conditional_computation
 Source: deepseek_v3, eq. 12; swiglu
@@ -10,16 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from tiny_lm.course.checks.moe.experts import task_2_4
-from tiny_lm.course.checks.mutants import honest, wrong
-from tiny_lm.layers import grouped_linear
+from tiny_lm.course.checks.mutants import wrong
 
 
-def _swiglu(rows, gate_up, down, act=F.silu):
+def one_expert(rows, gate_up, down, act=F.silu):
     gate, up = (rows @ gate_up.T).chunk(2, dim=-1)
     return (act(gate) * up) @ down.T
 
 
-def _loop(x, experts, weights, gate_up, down, expert=_swiglu):
+def _loop(x, experts, weights, gate_up, down, expert=one_expert):
     """Right with its default; `expert` is a place to go wrong."""
     y = torch.zeros_like(x)
     for e in range(len(gate_up)):
@@ -29,7 +28,7 @@ def _loop(x, experts, weights, gate_up, down, expert=_swiglu):
     return y
 
 
-def _sorted(x, experts, weights, gate_up, down, counts=None, strict=False):
+def sorted_results(x, experts, weights, gate_up, down, counts=None, strict=False):
     """Results in the order of experts, and the pairs they belong to."""
     flat = experts.flatten()
     order = flat.argsort(stable=True)
@@ -37,7 +36,7 @@ def _sorted(x, experts, weights, gate_up, down, counts=None, strict=False):
         counts = flat.bincount(minlength=len(gate_up))
     rows = x[order // experts.shape[1]].split(counts.tolist())
     parts = zip(rows, gate_up, down, strict=strict)
-    return torch.cat([_swiglu(*part) for part in parts]), order
+    return torch.cat([one_expert(*part) for part in parts]), order
 
 
 @wrong(task_2_4, "one_expert", "The weight is missing")
@@ -56,7 +55,7 @@ def token_weighed(x, experts, weights, gate_up, down):
     for e in range(len(gate_up)):
         token, choice = (experts == e).nonzero(as_tuple=True)
         rows = x[token] * weights[token, choice, None]
-        y = y.index_add(0, token, _swiglu(rows, gate_up[e], down[e]))
+        y = y.index_add(0, token, one_expert(rows, gate_up[e], down[e]))
     return y
 
 
@@ -80,13 +79,13 @@ def halves_interleaved(x, experts, weights, gate_up, down):
 
 @wrong(task_2_4, "one_expert", "This is gate · up.")
 def bilinear(x, experts, weights, gate_up, down):
-    expert = partial(_swiglu, act=lambda gate: gate)
+    expert = partial(one_expert, act=lambda gate: gate)
     return _loop(x, experts, weights, gate_up, down, expert)
 
 
 @wrong(task_2_4, "one_expert", "silu(gate) is gate")
 def sigmoid_for_silu(x, experts, weights, gate_up, down):
-    expert = partial(_swiglu, act=torch.sigmoid)
+    expert = partial(one_expert, act=torch.sigmoid)
     return _loop(x, experts, weights, gate_up, down, expert)
 
 
@@ -99,34 +98,54 @@ def not_transposed(x, experts, weights, gate_up, down):
     return _loop(x, experts, weights, gate_up, down, expert)
 
 
-@wrong(task_2_4, "own_experts", "One result overwrote the other")
+@wrong(task_2_4, "own_experts", "wipes out the first")
 def overwritten(x, experts, weights, gate_up, down):
     y = torch.zeros_like(x)
     for e in range(len(gate_up)):
         token, choice = (experts == e).nonzero(as_tuple=True)
-        out = _swiglu(x[token], gate_up[e], down[e])
+        out = one_expert(x[token], gate_up[e], down[e])
         y[token] = out * weights[token, choice, None]
     return y
 
 
-@wrong(task_2_4, "own_experts", "index_add adds")
+@wrong(task_2_4, "own_experts", "the weight of another choice")
+def first_column_of_weights(x, experts, weights, gate_up, down):
+    return _loop(x, experts, weights[:, :1].expand_as(weights), gate_up, down)
+
+
+@wrong(task_2_4, "own_experts", "the weight of another choice")
+def last_column_of_weights(x, experts, weights, gate_up, down):
+    return _loop(x, experts, weights[:, -1:].expand_as(weights), gate_up, down)
+
+
+@wrong(task_2_4, "own_experts", "a column for each choice")
+def weights_by_expert(x, experts, weights, gate_up, down):
+    y = torch.zeros_like(x)
+    for e in range(len(gate_up)):
+        token, _ = (experts == e).nonzero(as_tuple=True)
+        out = one_expert(x[token], gate_up[e], down[e])
+        y = y.index_add(0, token, out * weights[token, e, None])
+    return y
+
+
+@wrong(task_2_4, "own_experts", "within one call")
 def lost_among_repeats(x, experts, weights, gate_up, down):
-    out, order = _sorted(x, experts, weights, gate_up, down)
+    out, order = sorted_results(x, experts, weights, gate_up, down)
     y = torch.zeros_like(x)
     y[order // experts.shape[1]] += out * weights.flatten()[order, None]
     return y
 
 
 @wrong(task_2_4, "own_experts", "weights of other choices")
-def weights_not_sorted(x, experts, weights, gate_up, down):
-    out, order = _sorted(x, experts, weights, gate_up, down)
+def weights_notsorted_results(x, experts, weights, gate_up, down):
+    out, order = sorted_results(x, experts, weights, gate_up, down)
     out = out * weights.flatten()[:, None]
     return torch.zeros_like(x).index_add(0, order // experts.shape[1], out)
 
 
 @wrong(task_2_4, "own_experts", "still sorted by expert")
-def results_left_sorted(x, experts, weights, gate_up, down):
-    out, order = _sorted(x, experts, weights, gate_up, down)
+def results_leftsorted_results(x, experts, weights, gate_up, down):
+    out, order = sorted_results(x, experts, weights, gate_up, down)
     out = out * weights.flatten()[order, None]
     return out.unflatten(0, experts.shape).sum(1)
 
@@ -146,7 +165,7 @@ def weights_normalised_again(x, experts, weights, gate_up, down):
 @wrong(task_2_4, "uneven", "skipped by everything that lists")
 def empty_experts_skipped(x, experts, weights, gate_up, down):
     counts = experts.unique(return_counts=True)[1]
-    out, order = _sorted(x, experts, weights, gate_up, down, counts)
+    out, order = sorted_results(x, experts, weights, gate_up, down, counts)
     out = out * weights.flatten()[order, None]
     return torch.zeros_like(x).index_add(0, order // experts.shape[1], out)
 
@@ -154,7 +173,7 @@ def empty_experts_skipped(x, experts, weights, gate_up, down):
 @wrong(task_2_4, "uneven", "bincount has a minlength")
 def last_experts_forgotten(x, experts, weights, gate_up, down):
     counts = experts.flatten().bincount()
-    out, order = _sorted(x, experts, weights, gate_up, down, counts, strict=True)
+    out, order = sorted_results(x, experts, weights, gate_up, down, counts, strict=True)
     out = out * weights.flatten()[order, None]
     return torch.zeros_like(x).index_add(0, order // experts.shape[1], out)
 
@@ -174,7 +193,7 @@ def loop_over_tokens(x, experts, weights, gate_up, down):
     rows = []
     for n in range(len(x)):
         pairs = zip(weights[n], experts[n], strict=True)
-        rows.append(sum(w * _swiglu(x[n], gate_up[e], down[e]) for w, e in pairs))
+        rows.append(sum(w * one_expert(x[n], gate_up[e], down[e]) for w, e in pairs))
     return torch.stack(rows)
 
 
@@ -183,7 +202,7 @@ def loop_over_tokens_of_an_expert(x, experts, weights, gate_up, down):
     y = [torch.zeros_like(row) for row in x]
     for e in range(len(gate_up)):
         for n, j in (experts == e).nonzero().tolist():
-            y[n] = y[n] + weights[n, j] * _swiglu(x[n], gate_up[e], down[e])
+            y[n] = y[n] + weights[n, j] * one_expert(x[n], gate_up[e], down[e])
     return torch.stack(y)
 
 
@@ -192,7 +211,7 @@ def every_expert_on_every_token(x, experts, weights, gate_up, down):
     y = torch.zeros_like(x)
     for e in range(len(gate_up)):
         weight = (weights * (experts == e)).sum(-1, keepdim=True)
-        y = y + weight * _swiglu(x, gate_up[e], down[e])
+        y = y + weight * one_expert(x, gate_up[e], down[e])
     return y
 
 
@@ -230,69 +249,5 @@ def stack_by_its_data(x, experts, weights, gate_up, down):
 
 @wrong(task_2_4, "one_expert", "This is gelu")
 def gelu_for_silu(x, experts, weights, gate_up, down):
-    expert = partial(_swiglu, act=F.gelu)
+    expert = partial(one_expert, act=F.gelu)
     return _loop(x, experts, weights, gate_up, down, expert)
-
-
-@honest(task_2_4)
-def loop_over_choices_and_experts(x, experts, weights, gate_up, down):
-    y = torch.zeros_like(x)
-    for j in range(experts.shape[1]):
-        for e in range(gate_up.shape[0]):
-            mine = experts[:, j] == e
-            if mine.any():
-                y[mine] += weights[mine, j].unsqueeze(1) * _swiglu(
-                    x[mine], gate_up[e], down[e]
-                )
-    return y
-
-
-@honest(task_2_4)
-def sorted_and_split(x, experts, weights, gate_up, down):
-    out, order = _sorted(x, experts, weights, gate_up, down)
-    back = out[order.argsort()].view(*experts.shape, -1)
-    return torch.einsum("nkd,nk->nd", back, weights)
-
-
-@honest(task_2_4)
-def grouped_products(x, experts, weights, gate_up, down):
-    flat = experts.flatten()
-    order = flat.argsort()
-    ends = flat.bincount(minlength=len(gate_up)).cumsum(0).to(torch.int32)
-    gate, up = grouped_linear(x[order // experts.shape[1]], gate_up, ends).chunk(2, -1)
-    out = grouped_linear(F.silu(gate) * up, down, ends)
-    out = out * weights.reshape(-1)[order].unsqueeze(-1)
-    return torch.zeros_like(x).index_add_(0, order // experts.shape[1], out)
-
-
-@honest(task_2_4)
-def padded_to_the_busiest(x, experts, weights, gate_up, down):
-    """Every expert gets as many rows, and the empty ones are zero."""
-    flat = experts.flatten()
-    order = flat.argsort(stable=True)
-    counts = flat.bincount(minlength=len(gate_up))
-    place = torch.arange(len(flat)) - (counts.cumsum(0) - counts)[flat[order]]
-    token = order // experts.shape[1]
-    rows = x.new_zeros(len(gate_up), int(counts.max()), x.shape[1])
-    rows = rows.index_put((flat[order], place), x[token])
-    gate, up = torch.einsum("erd,efd->erf", rows, gate_up).chunk(2, dim=-1)
-    out = torch.einsum("erf,edf->erd", F.silu(gate) * up, down)[flat[order], place]
-    return torch.zeros_like(x).index_add(0, token, out * weights.flatten()[order, None])
-
-
-@honest(task_2_4)
-def in_float64_weighed_in_the_middle(x, experts, weights, gate_up, down):
-    x, weights, gate_up, down = (a.double() for a in (x, weights, gate_up, down))
-    mask = F.one_hot(experts, len(gate_up)).permute(2, 0, 1)  # expert, token, choice
-    total = x * 0
-    for one, wide, narrow in zip(mask, gate_up, down, strict=True):
-        token, choice = one.nonzero().T
-        hidden = x[token] @ wide.T
-        half = hidden.shape[1] // 2
-        hidden = (
-            F.silu(hidden[:, :half])
-            * hidden[:, half:]
-            * weights[token, choice][:, None]
-        )
-        total = total.index_put((token,), hidden @ narrow.T, accumulate=True)
-    return total

@@ -23,6 +23,7 @@ from tiny_lm.course.checks.moe.gate_words import (
     BELOW,
     CUT,
     ERRORS,
+    EVERYBODYS,
     NEGATIVE,
     OF_OTHERS,
     OTHERS,
@@ -92,6 +93,7 @@ def _answer(
         because = "A weight for each expert there is." * (got[0] == every)
         because = "These are all experts." * (got[1] == every) or because
         because += " Wanted are the top_k of each token." * bool(because)
+        because = EVERYBODYS if got[0] == (len(scores), *wanted) else because
         found = f"shapes {got[0]} and {got[1]}"
         raise Mismatch(on, f"both of shape {wanted}", found, because)
     return weights, expert_ids(experts, scores.shape[-1], on)

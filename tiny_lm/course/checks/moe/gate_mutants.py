@@ -50,6 +50,12 @@ def rows_for_entries(scores, bias, top_k, route_scale):
     return route_scale * _share(scores[experts]), experts
 
 
+@wrong(task_2_2, "normalised", "one row of ids for each token")
+def everybodys_ids(scores, bias, top_k, route_scale):
+    experts = _choose(scores + bias, top_k)
+    return route_scale * _share(scores[:, experts]), experts
+
+
 @wrong(task_2_2, "normalised", "A softmax was used")
 def softmax_of_the_chosen(scores, bias, top_k, route_scale):
     experts = _choose(scores + bias, top_k)

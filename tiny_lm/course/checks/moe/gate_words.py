@@ -21,6 +21,10 @@ ERRORS = (
         "shape (N, 1) fit ids of shape (N, k). Or use gather.",
     ),
 )
+EVERYBODYS = (
+    "scores[:, experts] reads the ids of all tokens in the row of each. There is one "
+    "row of ids for each token: gather reads each row by its own."
+)
 UNDIVIDED = "These are the raw scores. The weights of one token add up to 1 here."
 OTHERS = "Each expert got the other's weight: the two results must keep one order."
 OVER_ALL = (

@@ -251,7 +251,7 @@ def _why_others(
     x, centroids, bias = given[:3]
     biased = torch.sigmoid(x @ centroids.T).flatten(0, 1) + bias
     known = []
-    for per_group in {1, top_k, len(bias) // groups}:
+    for per_group in range(1, len(bias) // groups + 1):
         limited = router.limit_groups(biased, groups, top_groups, per_group)
         known.append((limited.topk(top_k).indices.sort(-1).values, WORDS["per group"]))
     return recognise(experts.flatten(0, 1).sort(-1).values, known)

@@ -242,20 +242,20 @@ def bias_learns(x, centroids, bias, *rest):
 
 @wrong(task_2_8, "equals_definition", "the share of the choices")
 def group_by_top_k(*arguments):
-    def choose(scores, bias, top_k, *groups):
-        return _limited(scores, bias, top_k, *groups, per_group=top_k)
+    by_k = _chosen_by(lambda s, b, k, *groups: _limited(s, b, k, *groups, per_group=k))
+    return by_k(*arguments)
 
-    return _chosen_by(choose)(*arguments)
+
+@wrong(task_2_8, "equals_definition", "the share of the choices")
+def group_by_two(*arguments):
+    return _chosen_by(lambda *given: _limited(*given, per_group=2))(*arguments)
 
 
 @wrong(task_2_8, "equals_definition", "")
 def sequences_mixed_up(x, *rest):
     y, experts, balance = _layer(x, *rest)
-    return (
-        y.flatten(0, 1).view(x.shape[1], len(x), -1).transpose(0, 1),
-        experts,
-        balance,
-    )
+    mixed = y.flatten(0, 1).view(x.shape[1], len(x), -1).transpose(0, 1)
+    return mixed, experts, balance
 
 
 @honest(task_2_8)

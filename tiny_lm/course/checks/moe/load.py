@@ -166,22 +166,27 @@ DEVIATION = (
 
 @task_2_5.property("the mean is over all experts, and only an excess counts")
 def over_all_experts(answer: Answer) -> None:
-    _, got = _both(answer, torch.tensor([[0, 1], [2, 1], [2, 0]]), 4)
+    _, got = _both(answer, torch.tensor([[0, 1, 2], [2, 1, 0], [2, 0, 1]]), 4)
     expect(
         got,
         1 / 3,
-        on="experts [[0, 1], [2, 1], [2, 0]], num_experts 4: load [2, 2, 2, 0]",
+        on="experts [[0, 1, 2], [2, 1, 0], [2, 0, 1]], num_experts 4:\n"
+        "load [3, 3, 3, 0]",
         known=[
             (
                 0.0,
                 "The mean was taken over the three experts with work. The idle one "
-                "is what makes this uneven: the mean is 6 choices / 4 experts.",
+                "is what makes this uneven: the mean is 9 choices / 4 experts.",
             ),
             (
                 1.0,
                 "The largest distance from the mean is that of the idle expert, and "
-                "nobody waits for it. Take the busiest, without an absolute value. (Or "
-                "the mean lost its fraction: it is 1.5 here.)",
+                "nobody waits for it. Take the busiest, without an absolute value.",
+            ),
+            (
+                0.5,
+                "The mean lost its fraction: it is 2.25 here, and `//` and `int` make "
+                "it 2.",
             ),
         ],
     )
