@@ -3,9 +3,9 @@
 Chapter: 02_moe
 Source: deepseek_v3, eqs. 12-20
 
-Left alone, a router sends nearly everything to a few experts, and an expert that is not
-chosen learns nothing. Two forces keep it honest here: a bias that is added to the scores
-when experts are *chosen*, and a small loss that wants every sequence spread.
+Left alone, a router sends nearly everything to a few experts, and an expert that is
+not chosen learns nothing. Two forces keep it honest here: a bias that is added to the
+scores when experts are *chosen*, and a small loss that wants every sequence spread.
 """
 
 import torch

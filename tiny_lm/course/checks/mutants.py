@@ -3,7 +3,7 @@
 Chapter: index
 Source: course
 
-Each lies in a `…_mutants` module beside its check. The tests run them all: a wrong
+Each lies in a `…_mutants` or `…_honest` module beside its check. The tests run them all: a wrong
 answer has to fail at the property named with it, and draw the sentence named with it.
 """
 
