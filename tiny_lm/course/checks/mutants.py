@@ -3,8 +3,9 @@
 Chapter: index
 Source: course
 
-Each lies in a `…_mutants` or `…_honest` module beside its check. The tests run them all: a wrong
-answer has to fail at the property named with it, and draw the sentence named with it.
+Each lies in a `…_mutants` or `…_honest` module beside its check. The tests run them
+all: a wrong answer has to fail at the property named with it, and draw the sentence
+named with it.
 """
 
 from collections.abc import Callable
