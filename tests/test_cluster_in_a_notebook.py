@@ -26,23 +26,67 @@ class Pair:
 gpus = Cluster(3)
 """
 
-OTHER_SHAPE = """
+# What each cell does wrong, a part of the sentence it draws, and the learner's line.
+MISTAKES = {
+    "another order": (
+        """
+def work(rank):
+    x = torch.ones(2)
+    if rank == 1:
+        comm.barrier(mesh.world())
+    return comm.all_reduce(x, mesh.world())
+""",
+        "Call 1 is all_reduce on ranks 0 and 2, barrier on rank 1",
+        "line 4: comm.barrier(mesh.world())",
+    ),
+    "another size": (
+        """
+def work(rank):
+    return comm.all_reduce(torch.ones(4 + (rank == 2)), mesh.world())
+""",
+        "Call 1, all_reduce, has shape [4] on ranks 0 and 1, [5] on rank 2",
+        "line 2: return comm.all_reduce(",
+    ),
+    "another shape": (
+        """
 def work(rank):
     x = torch.ones(4)
     if rank == 1:
         x = x.view(2, 2)
     return comm.all_reduce(x, mesh.world())
-
-gpus.run(work)
-"""
-
-ON_ONE_RANK = """
+""",
+        "Call 1, all_reduce, has shape [4] on ranks 0 and 2, [2, 2] on rank 1",
+        "line 5: return comm.all_reduce(x, mesh.world())",
+    ),
+    "splits that disagree": (
+        """
+def work(rank):
+    sends = [1, 1, 2] if rank == 1 else [1, 1, 1]
+    comm.all_to_all(torch.ones(sum(sends)), sends, [1, 1, 1], mesh.world())
+""",
+        "rank 1 sends 2 rows to rank 2, which expects 1",
+        "line 3: comm.all_to_all(",
+    ),
+    "an early return": (
+        """
+def work(rank):
+    if rank == 0:
+        return
+    comm.all_reduce(torch.ones(4), mesh.world())
+""",
+        "Ranks 1 and 2 wait in all_reduce, call 1: rank 0 returned without it",
+        "line 4: comm.all_reduce(torch.ones(4), mesh.world())",
+    ),
+    "one rank only": (
+        """
 def work(rank):
     if rank == 0:
         comm.barrier(mesh.world())
-
-gpus.run(work)
-"""
+""",
+        "Only rank 0 makes call 1, barrier: ranks 1 and 2 returned without",
+        "line 3: comm.barrier(mesh.world())",
+    ),
+}
 
 
 class Notebook:
@@ -98,22 +142,14 @@ def test_functions_and_classes_of_cells_travel_and_prints_reach_the_cell(noteboo
     assert shown == "".join(f"rank {r}: at work\n" for r in range(3)) + "[0, 10, 20]"
 
 
-def test_another_shape_is_told_with_cell_and_line(notebook):
-    _, error = notebook.run(OTHER_SHAPE)
-    cell = notebook.run("len(In) - 2")[0]
-    assert (
-        "Call 1, all_reduce, has shape [4] on ranks 0 and 2, [2, 2] on rank 1" in error
-    )
-    line = f"In[{cell}] line 5: return comm.all_reduce(x, mesh.world())"
-    assert error.count(line) == 3
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_call_that_does_not_fit_is_told_with_cell_and_line(notebook, mistake):
+    cell, sentence, line = MISTAKES[mistake]
+    _, error = notebook.run(cell.strip() + "\n\ngpus.run(work)")
+    number = notebook.run("len(In) - 2")[0]
+    assert sentence in error
+    assert f"In[{number}] {line}" in error
     assert "team.py" not in error and "watch.py" not in error
-
-
-def test_a_call_on_one_rank_is_told_with_cell_and_line(notebook):
-    _, error = notebook.run(ON_ONE_RANK)
-    cell = notebook.run("len(In) - 2")[0]
-    assert "Only rank 0 makes call 1, barrier: ranks 1 and 2 returned without" in error
-    assert f"In[{cell}] line 3: comm.barrier(mesh.world())" in error
 
 
 def test_the_traceback_of_a_rank_names_the_cell(notebook):
