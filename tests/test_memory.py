@@ -1,6 +1,5 @@
 """Freed memory is kept, and what exists is left out of collections."""
 
-import gc
 import subprocess
 import sys
 
@@ -47,4 +46,3 @@ def test_settling_leaves_what_exists_out_of_collections():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) > 10_000
-    assert gc.get_freeze_count() == 0, "this process is not touched"
