@@ -30,9 +30,8 @@ from tiny_lm.gpus.lines import calling_line
 # broadcast) can be further ahead than this; its oldest calls are then not compared.
 KEPT = 256
 
-BUSY, CALLING, RETURNED = range(
-    3
-)  # what a rank is doing: its own work, or a collective
+# What a rank is doing: its own work, or a collective; or it is done.
+BUSY, CALLING, RETURNED = range(3)
 _HEAD = struct.Struct("<QQQ")  # number of the run, calls so far, and one of these three
 _LENGTH = struct.Struct("<H")
 

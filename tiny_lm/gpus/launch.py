@@ -116,9 +116,8 @@ class Cluster:
             results = self._team.call(work, deadline)
         except BaseException as error:
             self._stop()
-            raise error.with_traceback(
-                None
-            ) from None  # our own lines would tell nothing
+            # Our own lines would tell nothing.
+            raise error.with_traceback(None) from None
         return [pickle.loads(result) for result in results]
 
     def close(self) -> None:
