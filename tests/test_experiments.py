@@ -308,3 +308,12 @@ def test_the_command_writes_a_short_run_where_it_is_told(tmp_path, monkeypatch):
 def test_the_command_refuses_less_than_one_job():
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
         command.main(["--jobs", "0"])
+
+
+def test_a_result_names_every_commit_that_its_runs_were_made_with(tmp_path):
+    session = _session(tmp_path)
+    runs = (_run(seed=0), _run(seed=1))
+    for run, commit in zip(runs, ("first", "second"), strict=True):
+        replace(session.pool, commit=commit).train([run])
+    several = plan.Experiment(name="any", question="?", runs=runs)
+    assert assemble(several, session.pool.store)["commit"] == "first, second"

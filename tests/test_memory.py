@@ -46,3 +46,15 @@ def test_settling_leaves_what_exists_out_of_collections():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) > 10_000
+
+
+def test_what_is_settled_for_a_while_is_collected_again_afterwards():
+    code = (
+        "import gc\nimport torch\nfrom tiny_lm import memory\n"
+        "with memory.settled():\n    print(gc.get_freeze_count())\n"
+        "print(gc.get_freeze_count())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    inside, after = map(int, done.stdout.split())
+    assert inside > 10_000 and after == 0

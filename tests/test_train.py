@@ -1,12 +1,13 @@
 """Training: equal on any number of ranks, equal from the same seed, and it learns."""
 
+import gc
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-from tiny_lm import runs
+from tiny_lm import runs, train
 from tiny_lm.config import ModelConfig, TrainConfig, preset
 from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.launch import run_ranks
@@ -197,3 +198,14 @@ def test_a_run_learns_and_its_folder_holds_everything(tmp_path):
 def _evaluate(job: Job, model: torch.nn.Module) -> float:
     _, *parts = read_corpus(job)
     return evaluate(model, batches(job, *parts)[1], mesh.solo())
+
+
+def test_a_run_is_settled_while_it_trains_and_not_longer(tmp_path, monkeypatch):
+    seen = []
+    record = train._report
+    monkeypatch.setattr(
+        train, "_report", lambda *a: seen.append(gc.get_freeze_count()) or record(*a)
+    )
+    run(Job(config=_plain(), training=TRAINING, ranks=1, out=tmp_path, progress=False))
+    assert len(seen) == TRAINING.steps and min(seen) > 0
+    assert gc.get_freeze_count() == 0

@@ -12,6 +12,8 @@ In a small model, whose operations are short, both show.
 
 import ctypes
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -27,6 +29,19 @@ def settle() -> None:
     keep_freed()
     gc.collect()
     gc.freeze()
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """`settle` for what runs inside; afterwards the collector sees everything again.
+
+    So a notebook that trains one model after the other does not keep them all.
+    """
+    settle()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def keep_freed() -> bool:

@@ -187,8 +187,8 @@ def train(job: Job, group: Group, device: torch.device | str) -> dict[str, Any] 
     corpus, *parts = read_corpus(job)
     model = build_model(job.config, group, job.training.seed, device)
     shard.check_shared(model, group, is_expert)
-    memory.settle()
-    with comm.metering() as meter, _progress(job, group) as bar:
+    settled, metering = memory.settled(), comm.metering()
+    with settled, metering as meter, _progress(job, group) as bar:
         for metrics in steps(job, model, group, tuple(parts)):
             if group.rank == 0:
                 _report(job, bar, metrics)
