@@ -40,7 +40,7 @@ experiments: ## the comparisons that chapters show; resumes (20 minutes on an H1
 
 soak:      ## 250 calls on 4 and 8 emulated GPUs, some failing on purpose (a minute)
 	$(SETUP) test
-	@$(BIN)/python -m tiny_lm.course.soak
+	@$(BIN)/python -m tiny_lm.course.bench.soak
 
 clean:     ## forget what was built; the environment and your pieces stay
 	rm -rf _build .pytest_cache .ruff_cache

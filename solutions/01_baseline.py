@@ -42,10 +42,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from tiny_lm import costs, data
-from tiny_lm.course import pieces
 from tiny_lm.course.checks import baseline as check
 from tiny_lm.course.checks import hint, show_solution  # noqa: F401
-from tiny_lm.course.clock import steps_within
+from tiny_lm.course.labs import pieces
+from tiny_lm.course.labs.clock import steps_within
 from tiny_lm.layers import RMSNorm, SwiGLU, rotary_table, rotate
 
 torch.set_num_threads(1)  # matrices as small as ours gain nothing from a second

@@ -39,10 +39,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tiny_lm import config, costs, data, generate, model, moe
-from tiny_lm.course import figures, pieces
 from tiny_lm.course.checks import hint, show_solution  # noqa: F401
 from tiny_lm.course.checks import moe as check
-from tiny_lm.course.clock import steps_within
+from tiny_lm.course.figures import baseline as figures
+from tiny_lm.course.labs import pieces
+from tiny_lm.course.labs.clock import steps_within
 from tiny_lm.layers import swiglu
 
 torch.set_num_threads(1)  # matrices as small as ours gain nothing from a second

@@ -21,7 +21,7 @@ kernelspec: {name: python3, display_name: Python 3}
 
 ```{code-cell} ipython3
 :tags: [remove-input]
-from tiny_lm.course import widgets
+from tiny_lm.course.explorers import widgets
 widgets.balance_explorer()
 ```
 

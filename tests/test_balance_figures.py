@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tiny_lm.course import balance_figures
-from tiny_lm.course.canvas import COLORS, FAINT, INK, Drawing
+from tiny_lm.course.figures import balance as balance_figures
+from tiny_lm.course.figures.style import COLORS, FAINT, INK, Drawing
 
 
 def paths(drawing: Drawing, color: str, kind: str = "fill") -> list[list[float]]:

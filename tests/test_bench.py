@@ -5,8 +5,9 @@ from dataclasses import replace
 import torch
 
 from tiny_lm.config import tiny
-from tiny_lm.course import bench, bench_time
-from tiny_lm.course.oracle import transformers_config
+from tiny_lm.course.bench import replay as bench_time
+from tiny_lm.course.bench import training as bench
+from tiny_lm.course.bench.oracle import transformers_config
 
 
 def test_both_models_are_of_the_same_size():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tiny_lm.course import bench_experts as bench
+from tiny_lm.course.bench import experts as bench
 
 SHAPE = bench.Shape(num_experts=8, d_model=32, d_expert=16, top_k=3)
 LAYERS = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tiny_lm.course import bootstrap, labs
+from tiny_lm.course.labs import bootstrap
+from tiny_lm.course.labs import generator as labs
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -86,7 +86,7 @@ def test_text_of_a_passing_check_is_the_same_for_any_seed_and_holds_no_float(tas
 def test_checks_import_no_notebook_tools():
     """A learner's environment has torch and tiny_lm, not the tools of the authors."""
     code = (
-        "import sys, tiny_lm.course.checks.baseline, tiny_lm.course.pieces\n"
+        "import sys, tiny_lm.course.checks.baseline, tiny_lm.course.labs.pieces\n"
         "import tiny_lm.course.checks.moe\n"
         "print([m for m in ('jupytext', 'nbformat', 'nbclient', 'pytest', 'IPython')"
         " if m in sys.modules])"

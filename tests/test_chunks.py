@@ -6,8 +6,8 @@ import pytest
 
 from tiny_lm.config import deepseek_v2, deepseek_v3, tiny, tiny_dense
 from tiny_lm.costs import attention_core_flops, count_parameters
-from tiny_lm.gpus.tape import Kernel
 from tiny_lm.parallel.chunks import RECOMPUTED, Linear, Shape, build_chunk
+from tiny_lm.replay.tape import Kernel
 
 
 def chunk(config, layers=None, last=True, ranks=1, tensor=1, tokens=256):

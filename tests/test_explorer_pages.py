@@ -15,8 +15,7 @@ from explorer_book import ROOT, build, drag, press
 from playwright.sync_api import Locator
 from test_site import AXE, AXE_RUN, OVERFLOW, SILENT, THEME_FINDINGS, Visit
 
-from tiny_lm.course import widgets
-from tiny_lm.course.explorers import balance, timeline
+from tiny_lm.course.explorers import balance, timeline, widgets
 from tiny_lm.course.explorers.balance import Setting
 from tiny_lm.course.explorers.timeline import Setting as Place
 

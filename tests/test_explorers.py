@@ -13,10 +13,9 @@ from sphinx.errors import ExtensionError
 
 from tiny_lm.config import tiny
 from tiny_lm.counts import count_parameters
-from tiny_lm.course import widgets
-from tiny_lm.course.canvas import COLORS
-from tiny_lm.course.explorers import balance
+from tiny_lm.course.explorers import balance, widgets
 from tiny_lm.course.explorers.balance import Course, Setting, simulate
+from tiny_lm.course.figures.style import COLORS
 
 sys.path.insert(0, str(widgets.FOLDER.parents[2] / "_ext"))
 import explorers  # noqa: E402

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tiny_lm.course import figures
-from tiny_lm.course.canvas import COLORS, FAINT, Drawing
-from tiny_lm.course.figures import Bite
+from tiny_lm.course.figures import baseline as figures
+from tiny_lm.course.figures.baseline import Bite
+from tiny_lm.course.figures.style import COLORS, FAINT, Drawing
 
 
 def colors_of(drawing: Drawing) -> set[str]:

@@ -5,7 +5,7 @@ import torch
 
 from tiny_lm import fp8
 from tiny_lm.fp8_kernels import block_bytes, tile_bytes
-from tiny_lm.gpus.recorder import recording
+from tiny_lm.replay.recorder import recording
 
 N, K, M, TILE, BLOCK = 8, 6, 4, 4, 4
 X_CODES = 8 * 6 + 4 * 8 * 2  # two tiles a row

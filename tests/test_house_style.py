@@ -17,8 +17,14 @@ SCRIPTS = [ROOT / "_setup.py", *sorted((ROOT / "_ext").glob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 LEAVES = {"notation", "config", "parts", "hardware", "kernels"}
-JOINTS = {"train", "checkpoint", "__main__"}  # where model, gpus and parallel may meet
-ROOMS = {"gpus", "parallel", "course"}
+JOINTS = {
+    "train",
+    "twins",
+    "checkpoint",
+    "__main__",
+}  # where model, gpus and parallel may meet
+ROOMS = {"gpus", "replay", "parallel", "course"}
+DOOR = ("gpus.witness", "replay.recorder")  # the one way from processes to tapes
 WIRED = {"gpus.launch", "gpus.mesh", "gpus.comm", "parallel.pipeline", "checkpoint"}
 PARTS = (
     "01_baseline 02_moe 03_mla 04_fp8 05_comm 06_together 07_beyond appendix".split()
@@ -89,9 +95,12 @@ def allowed(importer: str, imported: str) -> bool:
     if here == "course":
         return True
     if there == "course" or imported in JOINTS:
-        return importer == "__main__" and imported == "train"
-    if here == "gpus":
-        return there == "gpus" or imported in LEAVES
+        joined = imported in {"train", "twins"} and importer in JOINTS
+        return joined and there != "course"
+    if (importer, imported) == DOOR:
+        return True
+    if here in {"gpus", "replay"}:
+        return there == here or imported in LEAVES
     if importer in LEAVES:
         return imported in LEAVES
     if importer in JOINTS or here == "parallel":
@@ -108,10 +117,14 @@ def test_imports_stay_inside_their_room(path):
 def test_the_import_rules_refuse_what_they_should():
     assert not allowed("moe", "parallel.dispatch")
     assert not allowed("gpus.comm", "layers")
+    assert not allowed("gpus.comm", "replay.tape")
+    assert not allowed("replay.recorder", "gpus.comm")
+    assert not allowed("replay.twin", "train")
     assert not allowed("parallel.shard", "train")
-    assert not allowed("generate", "course.pieces")
+    assert not allowed("generate", "course.labs.pieces")
     assert not allowed("config", "layers")
     assert allowed("train", "parallel.shard")
+    assert allowed("gpus.witness", "replay.recorder")
     assert allowed("parallel.dispatch", "moe")
 
 

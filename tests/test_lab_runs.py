@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 
-from tiny_lm.course import labs
+from tiny_lm.course.labs import generator as labs
 
 SOURCES = sorted(labs.SOLUTIONS.glob("[0-9][0-9]_*.py"))
 each_lab = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)

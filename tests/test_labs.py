@@ -9,11 +9,11 @@ import jupytext
 import nbformat
 import pytest
 
-from tiny_lm.course import labs
 from tiny_lm.course.__main__ import main
 from tiny_lm.course.checks.aid import BEGIN, END
 from tiny_lm.course.checks.task import TASKS
-from tiny_lm.course.clock import steps_within
+from tiny_lm.course.labs import generator as labs
+from tiny_lm.course.labs.clock import steps_within
 
 SOURCES = sorted(labs.SOLUTIONS.glob("[0-9][0-9]_*.py"))
 ALLOWED = {"torch", "numpy", "matplotlib", "ipywidgets", "einops", "jaxtyping"}

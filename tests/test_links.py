@@ -6,9 +6,9 @@ from math import ceil, log2
 import pytest
 from toy_machine import TOY
 
-from tiny_lm.gpus.links import Links, ring, tree
-from tiny_lm.gpus.prices import Prices
-from tiny_lm.gpus.tape import Collective
+from tiny_lm.replay.links import Links, ring, tree
+from tiny_lm.replay.prices import Prices
+from tiny_lm.replay.tape import Collective
 
 ONE_NODE = replace(TOY, gpus_per_node=64)
 ALPHA, BETA = 7, 10  # inside a node

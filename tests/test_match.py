@@ -2,8 +2,8 @@
 
 import pytest
 
-from tiny_lm.gpus.match import check
-from tiny_lm.gpus.tape import Collective, Mark, Receive, Send, Tape, Wait
+from tiny_lm.replay.match import check
+from tiny_lm.replay.tape import Collective, Mark, Receive, Send, Tape, Wait
 
 PAIR = (0, 1)
 

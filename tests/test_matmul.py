@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tiny_lm import matmul
-from tiny_lm.gpus.recorder import recording
+from tiny_lm.replay.recorder import recording
 
 SHAPES = [(5, 3, 2), (64, 32, 96), (64, 96, 32), (1, 7, 7)]
 

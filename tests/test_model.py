@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tiny_lm.config import preset
-from tiny_lm.course.oracle import transformers_twin
+from tiny_lm.course.bench.oracle import transformers_twin
 from tiny_lm.layers import PLAIN, Products
 from tiny_lm.model import LanguageModel
 

@@ -6,8 +6,8 @@ from math import log, log2
 import pytest
 from test_figures import colors_of
 
-from tiny_lm.course import moe_figures
-from tiny_lm.course.canvas import COLORS, FAINT
+from tiny_lm.course.figures import moe as moe_figures
+from tiny_lm.course.figures.style import COLORS, FAINT
 
 
 def run(label: str, seed: int, losses: list[float], flops_per_token: float = 2e12):

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tiny_lm.gpus import operations
-from tiny_lm.gpus.recorder import recording
+from tiny_lm.replay import operations
+from tiny_lm.replay.recorder import recording
 
 X, W = torch.ones(4, 3), torch.ones(5, 3)  # 48 and 60 bytes
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from IPython.core.interactiveshell import InteractiveShell
 
-from tiny_lm.course import pieces
 from tiny_lm.course.checks import baseline as check
+from tiny_lm.course.labs import pieces
 
 NAME = "baseline.bits_per_byte"
 TASK = check.task_1_1

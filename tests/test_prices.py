@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from toy_machine import TOY
 
-from tiny_lm.gpus.prices import Cost, Prices
 from tiny_lm.hardware import H100_MEASURED, machine
+from tiny_lm.replay.prices import Cost, Prices
 
 
 def test_a_kernel_takes_its_launch_and_the_slower_of_arithmetic_and_memory():

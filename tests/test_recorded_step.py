@@ -12,11 +12,12 @@ from cloudpickle import register_pickle_by_value
 
 from tiny_lm import costs, counts
 from tiny_lm.config import ModelConfig, TrainConfig, preset
-from tiny_lm.course.bench import wide
-from tiny_lm.gpus import comm, mesh, tape
+from tiny_lm.course.bench.training import wide
+from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.launch import run_ranks
-from tiny_lm.gpus.match import check
-from tiny_lm.gpus.tape import Collective, Kernel, Tape
+from tiny_lm.replay import tape
+from tiny_lm.replay.match import check
+from tiny_lm.replay.tape import Collective, Kernel, Tape
 from tiny_lm.train import build_model, build_optimizer, record_step, train_step
 
 register_pickle_by_value(sys.modules[__name__])  # so that ranks need not import pytest

@@ -8,12 +8,13 @@ from cloudpickle import register_pickle_by_value
 from torch import nn
 
 from tiny_lm.attention import attend
-from tiny_lm.gpus import comm, mesh, recorder
+from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.launch import run_ranks
-from tiny_lm.gpus.match import check
-from tiny_lm.gpus.recorder import recording
-from tiny_lm.gpus.tape import Collective, Kernel, Mark, Wait
 from tiny_lm.layers import RMSNorm
+from tiny_lm.replay import recorder
+from tiny_lm.replay.match import check
+from tiny_lm.replay.recorder import recording
+from tiny_lm.replay.tape import Collective, Kernel, Mark, Wait
 
 register_pickle_by_value(sys.modules[__name__])  # so that ranks need not import pytest
 

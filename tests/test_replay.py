@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from toy_machine import TOY
 
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.tape import Collective, Kernel, Mark, Receive, Send, Tape, Wait
 from tiny_lm.hardware import machine
+from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.tape import Collective, Kernel, Mark, Receive, Send, Tape, Wait
 
 PAIR = (0, 1)
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from toy_machine import TOY
 
-from tiny_lm.course.unit_pipelines import COST, tapes
-from tiny_lm.gpus.replay import replay
 from tiny_lm.parallel.schedules import dualpipe, one_f_one_b, zb1p
+from tiny_lm.parallel.unit_pipelines import COST, tapes
+from tiny_lm.replay.simulation import replay
 
 # One unit of work is a picosecond, and messages are free.
 FREE = replace(TOY, launch_s=0.0, nvlink_alpha_s=0.0, network_alpha_s=0.0)

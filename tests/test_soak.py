@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tiny_lm.course import soak
+from tiny_lm.course.bench import soak
 
 
 def test_a_short_soak_counts_calls_and_failures_and_leaves_nothing(monkeypatch, capsys):

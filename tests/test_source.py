@@ -6,7 +6,7 @@ import textwrap
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from tiny_lm.course.source import NotSelfContained, run_alone, self_contained
+from tiny_lm.course.labs.source import NotSelfContained, run_alone, self_contained
 
 
 def floor_of(x: float) -> int:

@@ -9,11 +9,11 @@ from toy_machine import TOY
 
 from tiny_lm.config import MHAConfig, deepseek_v3, tiny, tiny_dense
 from tiny_lm.costs import step_flops
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.tape import Collective, Kernel, Mark, Send, Wait
 from tiny_lm.parallel.plan import Layout, Plan
 from tiny_lm.parallel.schedules import SCHEDULES
 from tiny_lm.parallel.step_tape import write
+from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.tape import Collective, Kernel, Mark, Send, Wait
 
 SHORT = Layout(batch_size=128 * 32)  # V3's, with as few micro-batches as can be
 

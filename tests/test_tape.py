@@ -2,8 +2,9 @@
 
 import pytest
 
-from tiny_lm.gpus import comm, launch, mesh, tape
-from tiny_lm.gpus.tape import (
+from tiny_lm.gpus import comm, launch, mesh
+from tiny_lm.replay import tape
+from tiny_lm.replay.tape import (
     KINDS,
     Collective,
     Kernel,

@@ -1,6 +1,6 @@
 """Timelines: intervals that overlap count once, and each rank's parts add up."""
 
-from tiny_lm.gpus.timeline import Span, Timeline, union
+from tiny_lm.replay.timeline import Span, Timeline, union
 
 SPANS = (
     Span(0, "comm", "dispatch", 5, 20, "comm"),

@@ -10,12 +10,11 @@ import torch
 
 from tiny_lm.costs import expert_traffic_bytes_per_token, fp8_row_bytes
 from tiny_lm.counts import expert_parameters, forward_flops_by_part
-from tiny_lm.course import widgets
-from tiny_lm.course.canvas import COLORS
-from tiny_lm.course.explorers import layer, timeline
+from tiny_lm.course.explorers import layer, timeline, widgets
 from tiny_lm.course.explorers.layer import NUM_GPUS, V3, copies, kernel, tapes
 from tiny_lm.course.explorers.timeline import Setting, play, simulate
-from tiny_lm.gpus.tape import Collective, Kernel
+from tiny_lm.course.figures.style import COLORS
+from tiny_lm.replay.tape import Collective, Kernel
 
 NO_EXCHANGE = {"nvlink_bytes_per_s": 1e18, "nvlink_alpha_s": 0.0}
 

@@ -5,9 +5,9 @@ import re
 import pytest
 from matplotlib.axes import Axes
 
-from tiny_lm.course.canvas import COLORS
-from tiny_lm.course.timeline_figures import PALE, gantt, unit_of, where_time_goes
-from tiny_lm.gpus.timeline import Span, Timeline
+from tiny_lm.course.figures.style import COLORS
+from tiny_lm.course.figures.timelines import PALE, gantt, unit_of, where_time_goes
+from tiny_lm.replay.timeline import Span, Timeline
 
 MS = 10**9
 SPANS = (

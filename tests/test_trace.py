@@ -7,11 +7,11 @@ import pytest
 from test_replay import random_tapes
 from toy_machine import TOY
 
-from tiny_lm.course.unit_pipelines import tapes
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.timeline import Span, Timeline
-from tiny_lm.gpus.trace import chrome_trace, save_trace
 from tiny_lm.parallel.schedules import dualpipe
+from tiny_lm.parallel.unit_pipelines import tapes
+from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.timeline import Span, Timeline
+from tiny_lm.replay.trace import chrome_trace, save_trace
 
 
 def assert_valid(trace):

@@ -1,6 +1,6 @@
 """Timing in turns."""
 
-from tiny_lm.course import turns
+from tiny_lm.course.bench import turns
 
 
 def test_workloads_take_turns_and_the_first_two_rounds_do_not_count():

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tiny_lm.gpus import twin
-from tiny_lm.gpus.twin import Factors, Work, factors, scaled_twin
 from tiny_lm.hardware import machine
+from tiny_lm.replay import twin
+from tiny_lm.replay.twin import Factors, Work, factors, scaled_twin
 
 H800 = replace(
     machine("h800"), launch_s=4e-6, nvlink_alpha_s=2e-6, network_alpha_s=8e-6

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from tiny_lm import twins
 from tiny_lm.config import preset
-from tiny_lm.course import twins
-from tiny_lm.gpus.prices import Prices
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.tape import Kernel
 from tiny_lm.hardware import H100_MEASURED, machine
+from tiny_lm.replay.prices import Prices
+from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.tape import Kernel
 
 # No α is published with the chips: 3 µs is an assumption, and beside milliseconds of
 # compute a small one.

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tiny_lm.course.unit_pipelines import COST, idle, play, tapes
-from tiny_lm.gpus.tape import Kernel
 from tiny_lm.parallel.schedules import dualpipe, one_f_one_b, zb1p
+from tiny_lm.parallel.unit_pipelines import COST, idle, play, tapes
+from tiny_lm.replay.tape import Kernel
 
 
 def test_two_stages_and_one_micro_batch_by_hand():

@@ -9,7 +9,7 @@ of both directions, a program sends in one direction and never reaches the line 
 FLOPs are a count, FLOP/s a rate; GB is 1e9 bytes.
 
 A `Chip` is a line of the datasheet; a `Machine` is what replay plays a tape on: many
-such chips in nodes, their links and the costs of an event; `gpus.twin` scales one.
+such chips in nodes, their links and the costs of an event; `replay.twin` scales one.
 What is not known is None, and replay refuses to guess it.
 """
 

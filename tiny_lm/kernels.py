@@ -14,7 +14,7 @@ The backward pass of a `fused` function is one kernel as well. Autograd runs wha
 done inside in reverse, one node after the other, so a node at either end of it marks
 where that kernel begins and ends.
 
-`gpus.recorder` listens. Where nobody does, all of this costs one comparison a kernel.
+`replay.recorder` listens. Where nobody does, all of this costs one comparison a kernel.
 """
 
 from collections.abc import Callable, Iterator

@@ -27,13 +27,13 @@ from tiny_lm import costs, data, memory, runs
 from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
-from tiny_lm.gpus.recorder import recording
-from tiny_lm.gpus.tape import Tape
 from tiny_lm.job import Job, batches, read_corpus
 from tiny_lm.model import LanguageModel, is_expert
 from tiny_lm.parallel import shard
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
 from tiny_lm.parallel.wire import fp8_wire
+from tiny_lm.replay.recorder import recording
+from tiny_lm.replay.tape import Tape
 from tiny_lm.router import max_violation
 
 

@@ -17,7 +17,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _labs() -> None:
-    from tiny_lm.course.labs import ROOT, write_all  # tools that learners do not need
+    from tiny_lm.course.labs.generator import (  # tools that learners do not need
+        ROOT,
+        write_all,
+    )
 
     for path in write_all():
         print(f"wrote {path.relative_to(ROOT)}")

@@ -1,4 +1,4 @@
-"""Emulated GPUs: wires and clocks, and nothing about models.
+"""Emulated GPUs: processes and wires, and nothing about models.
 
 Chapter: 05_comm
 Source: torch_distributed

@@ -17,6 +17,7 @@ from pathlib import Path
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
 GPUS = str(Path(__file__).resolve().parent)
+OURS = (GPUS, str(Path(PACKAGE) / "replay"))  # what stands between a call and its maker
 INSTALLED = (
     sysconfig.get_path("purelib"),
     sysconfig.get_path("platlib"),
@@ -27,7 +28,7 @@ INSTALLED = (
 @functools.cache
 def _whose(file: str) -> str:
     """Whose code a file is: "learner", "package", or "other"."""
-    if file.startswith(GPUS) or file.startswith(INSTALLED) or file.startswith("<@"):
+    if file.startswith(OURS) or file.startswith(INSTALLED) or file.startswith("<@"):
         return "other"
     if file.startswith("<frozen") or file == "<string>":
         return "other"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tiny_lm.gpus import board
 from tiny_lm.gpus.mesh import Group, operations
-from tiny_lm.gpus.recorder import active
+from tiny_lm.replay.recorder import active
 
 Run = Callable[..., Tensor]
 

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from tiny_lm.config import MLAConfig, ModelConfig
 from tiny_lm.counts import attention_core_flops
-from tiny_lm.gpus.tape import Kernel
+from tiny_lm.replay.tape import Kernel
 
 DISPATCH, COMBINE = "dispatch", "combine"
 GATHER, SCATTER = "gather", "scatter"  # of tensor parallelism

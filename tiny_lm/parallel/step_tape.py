@@ -19,18 +19,6 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from tiny_lm.gpus.tape import (
-    COMM,
-    COMPUTE,
-    Collective,
-    Kernel,
-    Mark,
-    Receive,
-    Record,
-    Send,
-    Tape,
-    Wait,
-)
 from tiny_lm.parallel.chunks import (
     BF16_BYTES,
     COMBINE,
@@ -42,6 +30,18 @@ from tiny_lm.parallel.chunks import (
 )
 from tiny_lm.parallel.plan import Plan, block_of
 from tiny_lm.parallel.schedules import neighbours, parts
+from tiny_lm.replay.tape import (
+    COMM,
+    COMPUTE,
+    Collective,
+    Kernel,
+    Mark,
+    Receive,
+    Record,
+    Send,
+    Tape,
+    Wait,
+)
 
 PIPELINE = "pipeline"  # the stream that sends to the next stage
 PART = {"F": "1F", "B": "1B", "BW": "1B", "W": "1W", "FB": "1F1B"}

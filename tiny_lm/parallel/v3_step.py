@@ -24,13 +24,13 @@ from typing import NamedTuple
 from tiny_lm import hardware
 from tiny_lm.config import ModelConfig, deepseek_v3
 from tiny_lm.costs import PUBLISHED_MFU, V3_RUN, step_flops, utilization
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.tape import Tape
-from tiny_lm.gpus.timeline import COMM, KERNEL, Timeline, union
 from tiny_lm.hardware import H100_MEASURED, Machine
 from tiny_lm.parallel.plan import Layout, Plan
 from tiny_lm.parallel.step_tape import write
 from tiny_lm.parts import require
+from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.tape import Tape
+from tiny_lm.replay.timeline import COMM, KERNEL, Timeline, union
 
 PS_PER_S = 10**12
 # Source: deepseek_isca, table 4; seconds, and TFLOP/s a GPU with causal attention

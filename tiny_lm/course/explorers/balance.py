@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tiny_lm.config import MoEConfig, tiny
 from tiny_lm.counts import count_parameters, expert_parameters
-from tiny_lm.course.canvas import COLORS, FAINT, Drawing, finish, new_figure
+from tiny_lm.course.figures.style import COLORS, FAINT, Drawing, finish, new_figure
 from tiny_lm.parts import require
 from tiny_lm.router import Router, expert_load, max_violation, route
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from tiny_lm.config import deepseek_v3
 from tiny_lm.costs import V3_RECIPE, fp8_row_bytes
 from tiny_lm.counts import attention_core_flops, attention_parameters, expert_parameters
-from tiny_lm.gpus.tape import Collective, Kernel, Mark, Record, Tape, Wait
+from tiny_lm.replay.tape import Collective, Kernel, Mark, Record, Tape, Wait
 from tiny_lm.router import route
 
 V3 = deepseek_v3()

@@ -1,5 +1,5 @@
 // What link, latency and overlap do to one layer of DeepSeek-V3.
-// Plays the tapes of tiny_lm/course/explorers/layer.py as tiny_lm/gpus/replay.py does, to
+// Plays the tapes of tiny_lm/course/explorers/layer.py as tiny_lm/replay/simulation.py does, to
 // the picosecond. Times fit into a float's 53 bits; products of amounts do not.
 
 const PS_PER_S = 10n ** 12n;

@@ -9,22 +9,22 @@ The reader chooses the link, its latency, the chip and the size of a micro-batch
 `timeline.js` plays the same tapes in a browser and has to end at the same picoseconds.
 So every rate, every latency and every amount here is a whole number.
 
-What the tapes leave out is in `layer`, what a replay leaves out in `gpus.replay`.
+What the tapes leave out is in `layer`, what a replay leaves out in `replay.simulation`.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tiny_lm.counts import Number
-from tiny_lm.course.canvas import COLORS, Drawing
 from tiny_lm.course.explorers.layer import MOST_TOKENS, NUM_GPUS, tapes
-from tiny_lm.course.timeline_figures import gantt
-from tiny_lm.gpus.prices import PS_PER_S
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.tape import COMM, COMPUTE, Kernel, Mark, Record, Wait
-from tiny_lm.gpus.timeline import Timeline
+from tiny_lm.course.figures.style import COLORS, Drawing
+from tiny_lm.course.figures.timelines import gantt
 from tiny_lm.hardware import H100, H100_MEASURED, H800, Machine
 from tiny_lm.parts import require
+from tiny_lm.replay.prices import PS_PER_S
+from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.tape import COMM, COMPUTE, Kernel, Mark, Record, Wait
+from tiny_lm.replay.timeline import Timeline
 
 SHOWN = range(0, NUM_GPUS, 2)  # the GPUs in the picture; the busiest is among them
 TECHNIQUES = {"projections": "mla", "attention": "mla", "experts": "moe"}

@@ -11,7 +11,7 @@ in an order in which everybody waits.
 
 from collections.abc import Sequence
 
-from tiny_lm.gpus.tape import KINDS, Collective, Mark, Receive, Send, Tape, Wait
+from tiny_lm.replay.tape import KINDS, Collective, Mark, Receive, Send, Tape, Wait
 
 Calls = dict[tuple[tuple[int, ...], int], dict[int, Collective]]
 Messages = dict[tuple[int, int, int], Send | Receive]

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tiny_lm.gpus.tape import COMM, COMPUTE
-from tiny_lm.gpus.timeline import Timeline
+from tiny_lm.replay.tape import COMM, COMPUTE
+from tiny_lm.replay.timeline import Timeline
 
 Event = dict[str, Any]
 FIRST = {COMPUTE: 0, COMM: 1}  # streams that every rank has come first

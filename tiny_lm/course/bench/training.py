@@ -19,13 +19,13 @@ from torch import Tensor
 
 from tiny_lm import costs, memory
 from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
-from tiny_lm.course.bench_experts import (
+from tiny_lm.course.bench.experts import (
     EXPERTS_IMPLEMENTATIONS,
     experts_against_others,
 )
-from tiny_lm.course.bench_time import replay_of_a_million, v3_step_at_scale
-from tiny_lm.course.oracle import transformers_config
-from tiny_lm.course.turns import ROUNDS, Result, Step, in_turns
+from tiny_lm.course.bench.oracle import transformers_config
+from tiny_lm.course.bench.replay import replay_of_a_million, v3_step_at_scale
+from tiny_lm.course.bench.turns import ROUNDS, Result, Step, in_turns
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.matmul import times
@@ -190,7 +190,3 @@ def main(out: Path = Path("_build/bench.json")) -> None:
             results.append(result)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps([vars(result) for result in results], indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

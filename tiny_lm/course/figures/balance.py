@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tiny_lm.course.canvas import COLORS, FAINT, INK, Drawing, finish, new_figure
+from tiny_lm.course.figures.style import COLORS, FAINT, INK, Drawing, finish, new_figure
 
 LOOKS = [  # one a line, in the order of the lines
     (COLORS["baseline"], "-"),

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from tiny_lm.course.canvas import COLORS, FAINT, INK, Drawing, finish, new_figure
-from tiny_lm.gpus.timeline import COMM, KERNEL, WAIT, Span, Timeline
-from tiny_lm.gpus.trace import FIRST
+from tiny_lm.course.figures.style import COLORS, FAINT, INK, Drawing, finish, new_figure
+from tiny_lm.replay.timeline import COMM, KERNEL, WAIT, Span, Timeline
+from tiny_lm.replay.trace import FIRST
 
 UNITS = ((10**12, "s"), (10**9, "ms"), (10**6, "µs"), (10**3, "ns"), (1, "ps"))
 CHARACTERS = 52  # that fit side by side into the width of a figure, in small type

@@ -35,8 +35,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_lm import kernels
-from tiny_lm.gpus import operations
-from tiny_lm.gpus.tape import (
+from tiny_lm.kernels import Work
+from tiny_lm.replay import operations
+from tiny_lm.replay.tape import (
     COMM,
     COMPUTE,
     Collective,
@@ -46,7 +47,6 @@ from tiny_lm.gpus.tape import (
     Tape,
     Wait,
 )
-from tiny_lm.kernels import Work
 
 _recorder: "Recorder | None" = None
 

@@ -9,11 +9,11 @@ long a rank waits, and the waiting can be counted on one's fingers.
 
 from collections.abc import Callable, Iterator, Mapping
 
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.tape import Kernel, Mark, Receive, Record, Send, Tape, Wait
-from tiny_lm.gpus.timeline import Timeline
 from tiny_lm.hardware import Machine
 from tiny_lm.parallel.schedules import Action, neighbours, parts
+from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.tape import Kernel, Mark, Receive, Record, Send, Tape, Wait
+from tiny_lm.replay.timeline import Timeline
 
 Schedule = Callable[[int, int, int], list[Action]]
 COST = {"F": 1, "B": 1, "W": 1, "BW": 2, "FB": 3}  # F = 1, B = 2, of which W = 1

@@ -26,10 +26,11 @@ It was checked against closed forms and by hand, not against a profile of real G
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 
-from tiny_lm.gpus.links import ALL_REDUCES, Links
-from tiny_lm.gpus.match import check
-from tiny_lm.gpus.prices import Prices
-from tiny_lm.gpus.tape import (
+from tiny_lm.hardware import Machine
+from tiny_lm.replay.links import ALL_REDUCES, Links
+from tiny_lm.replay.match import check
+from tiny_lm.replay.prices import Prices
+from tiny_lm.replay.tape import (
     Collective,
     Kernel,
     Mark,
@@ -39,8 +40,7 @@ from tiny_lm.gpus.tape import (
     Tape,
     Wait,
 )
-from tiny_lm.gpus.timeline import COMM, KERNEL, WAIT, Span, Timeline
-from tiny_lm.hardware import Machine
+from tiny_lm.replay.timeline import COMM, KERNEL, WAIT, Span, Timeline
 
 
 def replay(

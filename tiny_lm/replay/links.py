@@ -36,8 +36,8 @@ and the processors of the GPU that move the bytes. A collective pays α and no l
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from tiny_lm.gpus.prices import Prices
-from tiny_lm.gpus.tape import Collective
+from tiny_lm.replay.prices import Prices
+from tiny_lm.replay.tape import Collective
 
 ALL_REDUCES = ("ring", "tree")
 Hop = tuple[int, int]  # a global rank that sends, and the one that receives

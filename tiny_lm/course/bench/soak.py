@@ -1,6 +1,6 @@
 """Run many calls in a row on emulated GPUs, and tell whether every one of them worked.
 
-    python -m tiny_lm.course.soak
+    python -m tiny_lm.course.bench.soak
 
 A cluster is trusted by whoever has run it a thousand times, and it is used hundreds of
 times in a notebook. So: 200 calls at 4 ranks and 50 at 8, on clusters that stay warm;

@@ -26,7 +26,7 @@ from nbformat import NotebookNode
 from tiny_lm.course.checks.aid import BEGIN, END
 from tiny_lm.course.checks.task import TASKS, Task, tasks_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SOLUTIONS, LABS = ROOT / "solutions", ROOT / "labs"
 
 CHECK = re.compile(r"^check\.task_(\d+)_(\d+)\(", re.MULTILINE)

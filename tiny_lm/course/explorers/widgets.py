@@ -22,10 +22,10 @@ import anywidget
 import traitlets
 
 from tiny_lm.counts import Number
-from tiny_lm.course.canvas import Drawing
 from tiny_lm.course.explorers import balance, timeline
+from tiny_lm.course.figures.style import Drawing
 
-FOLDER = Path(__file__).with_name("explorers")
+FOLDER = Path(__file__).parent
 NOTE = "To move the sliders, allow JavaScript; in a notebook, run the cell."
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from tiny_lm.course.canvas import COLORS, FAINT, INK, Drawing, finish, new_figure
+from tiny_lm.course.figures.style import COLORS, FAINT, INK, Drawing, finish, new_figure
 
 Run = Mapping[str, Any]
 UNIT = 1e12  # of the axis that shows FLOPs

@@ -3,10 +3,10 @@
 Chapter: 05_comm
 Source: deepseek_v3, sections 3.2 and 4.2; course
 
-`gpus.twin` scales a machine; here its factors come from. The unit is one MoE layer and
-one micro-batch on one GPU, forward and backward: for V3 a sequence of 4096 tokens, for
-`tiny` a rank's share of a batch. Each kind of cost is to take as long on the twin as
-V3's layer takes on an H800:
+`replay.twin` scales a machine; here its factors come from. The unit is one MoE layer
+and one micro-batch on one GPU, forward and backward: for V3 a sequence of 4096 tokens,
+for `tiny` a rank's share of a batch. Each kind of cost is to take as long on the twin
+as V3's layer takes on an H800:
 
     products      FLOPs of both, from `costs` and from the tape. BF16 products count as
                   many times as they are slower than FP8. The FP32 of `tiny`, which
@@ -34,12 +34,12 @@ from tiny_lm import counts
 from tiny_lm.config import ModelConfig, TrainConfig, deepseek_v3
 from tiny_lm.costs import V3_RUN
 from tiny_lm.gpus import launch, mesh
-from tiny_lm.gpus.prices import PS_PER_S
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.tape import Collective, Kernel, Record, Tape
-from tiny_lm.gpus.timeline import COMM
-from tiny_lm.gpus.twin import Factors, Work, scaled_twin
 from tiny_lm.hardware import Machine
+from tiny_lm.replay.prices import PS_PER_S
+from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.tape import Collective, Kernel, Record, Tape
+from tiny_lm.replay.timeline import COMM
+from tiny_lm.replay.twin import Factors, Work, scaled_twin
 from tiny_lm.train import build_model, build_optimizer, record_step, train_step
 
 NARROW = 16

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from tiny_lm import memory
 from tiny_lm.config import ModelConfig, tiny
-from tiny_lm.course.oracle import transformers_config
-from tiny_lm.course.turns import ROUNDS, Result, Step, in_turns
+from tiny_lm.course.bench.oracle import transformers_config
+from tiny_lm.course.bench.turns import ROUNDS, Result, Step, in_turns
 from tiny_lm.layers import PLAIN, SwiGLU, swiglu
 from tiny_lm.moe import Experts, LocalDispatcher
 

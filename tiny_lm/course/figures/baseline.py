@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from tiny_lm.course.canvas import (
+from tiny_lm.course.figures.style import (
     COLORS,
     FAINT,
     INK,

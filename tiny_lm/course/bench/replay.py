@@ -7,13 +7,13 @@ import time
 from dataclasses import replace
 
 from tiny_lm.config import deepseek_v3
-from tiny_lm.course.turns import Result
-from tiny_lm.gpus.replay import replay
-from tiny_lm.gpus.tape import Collective, Kernel, Mark, Tape, Wait
+from tiny_lm.course.bench.turns import Result
 from tiny_lm.hardware import H100_MEASURED, machine
 from tiny_lm.parallel import v3_step
 from tiny_lm.parallel.plan import Plan
 from tiny_lm.parallel.step_tape import write
+from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.tape import Collective, Kernel, Mark, Tape, Wait
 
 
 def moe_tapes(num_ranks: int, num_layers: int) -> list[Tape]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_lm.course.checks.task import TASKS, Task, tasks_of
-from tiny_lm.course.source import NotSelfContained, run_alone, self_contained
+from tiny_lm.course.labs.source import NotSelfContained, run_alone, self_contained
 
 Function = Callable[..., Any]
 NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")

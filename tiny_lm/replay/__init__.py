@@ -1,0 +1,7 @@
+"""Emulated time: what a step does, recorded once and played on any hardware.
+
+Chapter: 05_comm
+Source: course
+
+A tape holds work and bytes; a machine adds the seconds. No process runs here.
+"""
