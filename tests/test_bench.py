@@ -1,13 +1,16 @@
 """The benchmark measures what it says it measures."""
 
+import json
 from dataclasses import replace
 
 import torch
 
 from tiny_lm.config import tiny
+from tiny_lm.course.bench import __main__ as command
 from tiny_lm.course.bench import replay as bench_time
 from tiny_lm.course.bench import training as bench
 from tiny_lm.course.bench.oracle import transformers_config
+from tiny_lm.course.bench.turns import Result
 
 
 def test_both_models_are_of_the_same_size():
@@ -43,3 +46,14 @@ def test_a_million_records_are_a_million_records():
     tapes = bench_time.moe_tapes(8, 100)
     assert [len(tape.records) for tape in tapes] == [1000] * 8
     assert all(tape.records[5].sent_bytes(tape.rank) == 7 * 32 * 7392 for tape in tapes)
+
+
+def test_the_command_prints_and_writes_what_each_part_measured(
+    tmp_path, monkeypatch, capsys
+):
+    result = Result("tokens", 1234.5, "tokens/s", "> 1", "limit 2")
+    monkeypatch.setattr(command, "PARTS", (lambda: [result], lambda: []))
+    command.main(tmp_path / "new" / "bench.json")
+    assert "1,234.50 tokens/s" in capsys.readouterr().out
+    (written,) = json.loads((tmp_path / "new" / "bench.json").read_text())
+    assert written["name"] == "tokens" and written["value"] == 1234.5

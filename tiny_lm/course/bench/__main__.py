@@ -4,7 +4,37 @@ Chapter: index
 Source: course
 """
 
-from tiny_lm.course.bench.training import main
+import json
+from pathlib import Path
+
+import torch
+
+from tiny_lm.course.bench import experts, replay, training
+from tiny_lm.course.bench.turns import Result
+
+PARTS = (
+    training.against_transformers,
+    experts.experts_against_others,
+    training.fp8_against_fp32,
+    training.ranks_against_one_process,
+    training.recording_against_the_step,
+    replay.replay_of_a_million,
+    replay.v3_step_at_scale,
+)
+
+
+def main(out: Path = Path("_build/bench.json")) -> None:
+    """Measure everything, print the table, write it as JSON."""
+    print(f"benchmarks on {torch.get_num_threads()} threads; about three minutes")
+    results: list[Result] = []
+    for part in PARTS:
+        for result in part():
+            value = f"{result.value:,.2f} {result.unit}"
+            print(f"{result.name:34} {value:>18}  {result.aim:8} {result.limit}")
+            results.append(result)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps([vars(result) for result in results], indent=2) + "\n")
+
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""How fast a training step and a replay are, and how far from what is possible.
+"""How fast a training step is, and how far from what is possible.
 
 Chapter: 06_together/full_model
 
@@ -7,11 +7,9 @@ Chapter: 06_together/full_model
 Everything that is compared is timed in one run, in turns, and reported as a median.
 """
 
-import json
 import statistics
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +17,8 @@ from torch import Tensor
 
 from tiny_lm import costs, memory
 from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
-from tiny_lm.course.bench.experts import (
-    EXPERTS_IMPLEMENTATIONS,
-    experts_against_others,
-)
+from tiny_lm.course.bench.experts import EXPERTS_IMPLEMENTATIONS
 from tiny_lm.course.bench.oracle import transformers_config
-from tiny_lm.course.bench.replay import replay_of_a_million, v3_step_at_scale
 from tiny_lm.course.bench.turns import ROUNDS, Result, Step, in_turns
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
@@ -166,27 +160,3 @@ def recording_against_the_step() -> list[Result]:
     seconds = in_turns(steps)
     ratio = seconds["recorded"] / seconds["step"]
     return [Result("recorded step / step, tiny", ratio, "x", "≤ 3")]
-
-
-PARTS = (
-    against_transformers,
-    experts_against_others,
-    fp8_against_fp32,
-    ranks_against_one_process,
-    recording_against_the_step,
-    replay_of_a_million,
-    v3_step_at_scale,
-)
-
-
-def main(out: Path = Path("_build/bench.json")) -> None:
-    """Measure everything, print the table, write it as JSON."""
-    print(f"benchmarks on {torch.get_num_threads()} threads; about three minutes")
-    results: list[Result] = []
-    for part in PARTS:
-        for result in part():
-            value = f"{result.value:,.2f} {result.unit}"
-            print(f"{result.name:34} {value:>18}  {result.aim:8} {result.limit}")
-            results.append(result)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps([vars(result) for result in results], indent=2) + "\n")
