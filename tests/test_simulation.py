@@ -265,7 +265,7 @@ def test_the_order_of_the_tapes_does_not_matter():
 
 
 PROGRAM = """
-from test_replay import TOY, digest, random_tapes, replay
+from test_simulation import TOY, digest, random_tapes, replay
 print(digest(replay(random_tapes(0), TOY)))
 """
 

@@ -4,7 +4,7 @@ import json
 from itertools import groupby, pairwise
 
 import pytest
-from test_replay import random_tapes
+from test_simulation import random_tapes
 from toy_machine import TOY
 
 from tiny_lm.parallel.schedules import dualpipe
