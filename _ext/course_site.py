@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import captions
 import execution_key
 import explorers
+import folds
 import front_card
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -31,6 +33,7 @@ CARRIED = {
 # What the tools write, and what a screen reader or a keyboard needs in its place.
 REPAIRS = {
     'role="doc-biblioentry"': 'role="listitem"',
+    '<summary aria-label="Toggle hidden content">': "<summary>",
     '<div class="pst-scrollable-table-container">': (
         '<div class="pst-scrollable-table-container" tabindex="0">'
     ),
@@ -141,8 +144,8 @@ def refuse_foreign_loads(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    front_card.setup(app)
-    explorers.setup(app)
+    for part in (front_card, folds, captions, explorers):
+        part.setup(app)
     app.add_config_value("course_look", "", "html")  # a new look rewrites all pages
     app.connect("config-inited", configure)
     app.connect("builder-inited", carry_browser_files)

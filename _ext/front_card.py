@@ -3,15 +3,17 @@
     ```{card-front}
     **Question.** What does one large value do to the small ones?
     **You will be able to** say why a scale per tile is worth its bytes.
-    **Code** `tiny_lm/fp8.py` · **Lab** 04, tasks 4.2-4.3 · 12 minutes
+    **Code** `tiny_lm/fp8.py` · **Lab** 04, tasks 4.2-4.3
     ```
 
-The card takes the colour of its part's technique.
+The card takes the colour of its part's technique, and its minutes are counted.
 """
 
 import re
 from copy import deepcopy
+from pathlib import Path
 
+import reading
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -66,6 +68,15 @@ def render_line(line: nodes.paragraph) -> nodes.Element:
     )
 
 
+def add_fact(card: nodes.Element, words: str) -> None:
+    """One more entry in the card's last row of facts, which is made if need be."""
+    rows = [row for row in card.children if isinstance(row, nodes.bullet_list)]
+    if not rows:
+        rows = [nodes.bullet_list(classes=["card-facts"])]
+        card += rows
+    rows[-1] += nodes.list_item("", nodes.paragraph("", words))
+
+
 class FrontCard(SphinxDirective):
     """The directive: parse the text, then lay its lines out."""
 
@@ -81,6 +92,8 @@ class FrontCard(SphinxDirective):
             card += (
                 [render_line(line) for line in lines_of(block)] if is_text else block
             )
+        minutes = reading.measure(Path(self.env.doc2path(self.env.docname))).minutes
+        add_fact(card, f"{minutes} minute{'s' * (minutes != 1)}")
         return [card]
 
 

@@ -17,7 +17,7 @@ def paths(drawing: Drawing, color: str, kind: str = "fill") -> list[list[float]]
 
 def words(drawing: Drawing) -> str:
     """The text of a picture: matplotlib keeps it as a comment beside the glyphs."""
-    return " ".join(re.findall(r"<!-- (.*?) -->", drawing.svg))
+    return " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", drawing.svg))
 
 
 def test_shares_are_of_all_choices_busiest_first():

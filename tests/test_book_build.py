@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = (
@@ -18,6 +19,7 @@ SHARED = (
     *("constraints.txt", "pyproject.toml"),
 )
 sys.path.insert(0, str(ROOT / "_ext"))
+import captions  # noqa: E402
 import execution_key  # noqa: E402
 
 HEADER = """---
@@ -37,7 +39,29 @@ print("The width is", config.tiny().d_model)
 ```{card-front}
 **Question.** How wide?
 **You will be able to** say it.
-**Code** `tiny_lm/config.py` · **Needs** nothing · 1 minutes
+**Code** `tiny_lm/config.py` · **Needs** nothing
+```
+
+:::{admonition} One question?
+:class: dropdown
+An answer.
+:::
+
+:::{after-lab} 1.2, 1.3
+Our code.
+:::
+
+See {fig}`second`.
+
+```{code-cell} ipython3
+:tags: [hide-input]
+class Shown:
+    def _repr_html_(self):
+        place = '<span class="caption-number" data-kind="Figure"></span>'
+        return (f'<figure><figcaption>{place}One</figcaption></figure>'
+                f'<figure class="drawing" id="fig-second"><figcaption>{place}Two'
+                '</figcaption></figure>')
+Shown()
 ```
 """
 TOC = """format: jb-book
@@ -123,6 +147,29 @@ def test_a_changed_module_changes_the_number_on_the_page(book):
 def test_the_card_has_a_line_for_each_sentence_and_a_list_of_facts(book):
     card = page(book).split('<div class="front-card baseline"')[1].split("</div>")[0]
     assert card.count("<li>") == 3 and card.count("<strong>") == 4
+    assert "1 minute</p>" in card
+
+
+def test_folds_are_the_browsers_own_and_say_what_they_hold(book):
+    html = page(book)
+    question = html.split('<details class="fold question"><summary>')[1]
+    assert question.startswith(
+        'One question?</summary><div class="folded"><p>An answer.'
+    )
+    assert "After the lab (tasks 1.2, 1.3): our code</summary>" in html
+    assert "Show the code" in html and "Toggle hidden content" not in html
+
+
+def test_figures_are_numbered_as_they_stand_and_a_link_leads_to_one(book):
+    html = page(book)
+    assert '<span class="caption-number">Figure 1.</span> One' in html
+    assert '<span class="caption-number">Figure 2.</span> Two' in html
+    assert '<a class="to-figure" href="#fig-second">figure 2</a>' in html
+
+
+def test_a_link_to_a_figure_that_is_not_there_is_refused():
+    with pytest.raises(ExtensionError, match="a/page has no figure or table named 'x'"):
+        captions.number('<a class="to-figure" data-name="x"></a>', "a/page")
 
 
 def test_a_changed_style_reaches_the_site(book):

@@ -30,7 +30,7 @@ def heights(svg: str, color: str) -> list[float]:
 
 
 def words(svg: str) -> list[str]:
-    return re.findall(r"<!-- (.*?) -->", svg)
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
 
 
 def test_a_level_is_reached_on_the_straight_line_between_two_points():

@@ -13,7 +13,7 @@ MS = 10**9
 SPANS = (
     Span(0, "comm", "dispatch", 2 * MS, 6 * MS, "comm"),
     Span(0, "compute", "attention", 0, 2 * MS, "kernel"),
-    Span(0, "compute", "experts 0 to 3", 6 * MS, 8 * MS, "kernel"),
+    Span(0, "compute", "experts 0 to 3, of sixteen", 6 * MS, 8 * MS, "kernel"),
     Span(1, "comm", "dispatch", 0, 2 * MS, "wait"),
     Span(1, "comm", "dispatch", 2 * MS, 6 * MS, "comm"),
 )
@@ -76,7 +76,7 @@ def test_a_picture_names_its_machine_and_its_unit():
     assert "emulated: toy" in svg and "emulated time in ms" in svg
     assert gantt(TIMELINE).svg == svg
     svg = where_time_goes({"a": TIMELINE, "b": TIMELINE}).svg
-    assert len(re.findall("emulated: toy ", svg)) == 1
+    assert len(re.findall(">emulated: toy<", svg)) == 1
 
 
 def test_units_hold_at_least_one_of_themselves():

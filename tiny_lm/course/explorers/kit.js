@@ -21,9 +21,10 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** The box around an explorer. */
+/** The frame around an explorer, with its title. */
 function makeRoot(name, color, ...children) {
-  const root = make("div", { class: "explorer", role: "group", "aria-label": name }, ...children);
+  const title = make("p", { class: "title", "aria-hidden": "true" }, name);
+  const root = make("div", { class: "explorer", role: "group", "aria-label": name }, title, ...children);
   root.style.setProperty("--technique", color);
   return root;
 }

@@ -39,6 +39,7 @@ class Explorer(anywidget.AnyWidget):
     """A figure with sliders; `choice` follows them, and moves them when it is set."""
 
     name = ""
+    title = ""
     _css = (FOLDER / "explorer.css").read_text(encoding="utf-8")
     fixed = traitlets.Dict().tag(sync=True)
     choice = traitlets.Dict().tag(sync=True)
@@ -71,6 +72,7 @@ class Explorer(anywidget.AnyWidget):
         picture = base64.b64encode(self._still.svg.encode()).decode()
         return (
             f'<div data-explorer="{self.name}" data-state="{html.escape(state)}">'
+            f'<p class="title">{html.escape(self.title)}</p>'
             f'<img alt="{html.escape(self._alt)}" '
             f'src="data:image/svg+xml;base64,{picture}">'
             f"<p><small>{NOTE}</small></p></div>"
@@ -81,6 +83,7 @@ class BalanceExplorer(Explorer):
     """Load, MaxVio and parameters of an expert layer."""
 
     name = "balance"
+    title = "Explorer: load of experts"
     _esm = source(name)
 
 
@@ -88,6 +91,7 @@ class TimelineExplorer(Explorer):
     """Who does what when in a layer of DeepSeek-V3, as links and latency change."""
 
     name = "timeline"
+    title = "Explorer: time of a layer"
     _esm = source(name)
 
 

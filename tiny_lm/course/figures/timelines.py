@@ -14,7 +14,7 @@ from tiny_lm.replay.timeline import COMM, KERNEL, WAIT, Span, Timeline
 from tiny_lm.replay.trace import FIRST
 
 UNITS = ((10**12, "s"), (10**9, "ms"), (10**6, "µs"), (10**3, "ns"), (1, "ps"))
-CHARACTERS = 52  # that fit side by side into the width of a figure, in small type
+CHARACTERS = 75  # that fit side by side into the width of a figure, in small type
 PALE = "#F0F0F0"
 
 
@@ -63,7 +63,7 @@ def gantt(
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     figure.suptitle(f"emulated: {timeline.machine}", fontsize=9.5, color=INK)
-    return finish(figure)
+    return finish(figure, narrow=False)
 
 
 def _lanes(
@@ -140,4 +140,4 @@ def where_time_goes(timelines: Mapping[str, Timeline]) -> Drawing:
     ax.set_yticklabels(list(timelines))
     machines = dict.fromkeys(timeline.machine for timeline in timelines.values())
     figure.suptitle(f"emulated: {', '.join(machines)}", fontsize=9.5, color=INK)
-    return finish(figure)
+    return finish(figure, narrow=False)
