@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tiny_lm import costs, data
-from tiny_lm.course.experiments import NAMES, plan, read
 from tiny_lm.course.experiments import __main__ as command
+from tiny_lm.course.experiments import fp8_plan, plan, read
 from tiny_lm.course.experiments.corpus import Sources
 from tiny_lm.course.experiments.plan import SHORT, Run
 from tiny_lm.course.experiments.pool import Pool
-from tiny_lm.course.experiments.records import Store, Text, assemble
+from tiny_lm.course.experiments.records import MOE_NAMES, Store, Text, assemble
 from tiny_lm.course.experiments.training import train_run
 from tiny_lm.data import Corpus, Document
 from tiny_lm.model import LanguageModel
@@ -51,7 +51,7 @@ def _session(folder: Path, jobs: int = 1, word: str = "word") -> command.Session
     text = Text.of(sources, len(parts[0]), len(parts[1]))
     store = Store(folder / "runs", text, "fp32")
     pool = Pool(store, parts, "cpu", "a commit", jobs, progress=False)
-    return command.Session(SHORT, sources, pool, folder)
+    return command.Session(SHORT, sources, pool, folder, fp8_plan.SHORT)
 
 
 def _run(**changes: object) -> Run:
@@ -157,11 +157,11 @@ def test_the_same_seed_gives_the_same_curves_and_another_seed_others(tmp_path):
 def recorded(tmp_path_factory) -> Path:
     """A folder with everything recorded, at toy length."""
     folder = tmp_path_factory.mktemp("recorded")
-    _session(folder).record(NAMES)
+    _session(folder).record(MOE_NAMES)
     return folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MOE_NAMES)
 def test_a_result_has_every_promised_key(recorded, name):
     result = read(name, recorded)
     assert [key for key in PROMISED if key not in result] == []

@@ -7,16 +7,14 @@ import pytest
 import torch
 from einops import rearrange
 
+from tiny_lm.fake_quantize import ALONG_ROWS, ALONG_TOKENS, Rounding, fake_quantize
 from tiny_lm.quantize import (
-    ALONG_ROWS,
-    ALONG_TOKENS,
     DEEPSEEK,
     E4M3,
     E5M2,
     ScaleRule,
     dequantize_blocks,
     dequantize_tiles,
-    fake_quantize,
     fake_quantize_blocks,
     fake_quantize_tiles,
     quantize_blocks,
@@ -206,7 +204,9 @@ def test_fast_tiles_along_the_tokens_equal_the_codes(x, rule):
 
 @inputs
 def test_both_directions_at_once_equal_each_alone(x):
-    along_row, along_tokens = fake_quantize(x, 32, (ALONG_ROWS, ALONG_TOKENS))
+    along_row, along_tokens = fake_quantize(
+        x, Rounding(ALONG_ROWS, 32), Rounding(ALONG_TOKENS, 32)
+    )
     assert torch.equal(along_row, fake_quantize_tiles(x, 32))
     assert torch.equal(along_tokens, fake_quantize_tiles(x, 32, dim=0))
 
@@ -215,7 +215,7 @@ def test_both_directions_at_once_equal_each_alone(x):
 def test_many_chunks_give_what_one_gives(monkeypatch, dim):
     x = awkward(200, 80)
     whole = fake_quantize_tiles(x, 32, dim)
-    monkeypatch.setattr("tiny_lm.quantize.CHUNK", 1000)
+    monkeypatch.setattr("tiny_lm.fake_quantize.CHUNK", 1000)
     assert torch.equal(fake_quantize_tiles(x, 32, dim), whole)
 
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tiny_lm.quantize import E4M3, E5M2
+from tiny_lm.formats import E4M3, E5M2
 
 FORMATS = {E4M3.dtype: E4M3, E5M2.dtype: E5M2}
 PRODUCTS_PER_STEP = 32
@@ -51,6 +51,49 @@ def tensor_core_matmul(
     for start in range(0, width, stride):
         part = slice(start, start + stride)
         total += _accumulate(a[:, part], b[:, part])
+    return total
+
+
+ORDERS = ("scale, add", "fused", "one by one")
+
+
+def scaled_matmul(
+    a: Float[Tensor, "M K"],
+    scale_a: Float[Tensor, "M k"],
+    b: Float[Tensor, "N K"],
+    scale_b: Float[Tensor, "n k"],
+    group: int = 128,
+    order: str = "scale, add",
+) -> Float[Tensor, "M N"]:
+    """The product of what 1 x group tiles and group x group blocks stand for.
+
+    Every `group` products the accumulator is multiplied by the scales of its tile and
+    its block, and added to an FP32 sum: the promotion comes with the scaling.
+
+    Args:
+        order: how FP32 rounds on the way. "scale, add": the scales are multiplied with
+            each other, then with the accumulator, then added; "fused": the last two
+            round once; "one by one": the accumulator is multiplied by each scale.
+
+    Raises:
+        TypeError: not codes.
+        ValueError: widths differ, `group` is no multiple of 32, or an unknown order.
+    """
+    _check(a, b, group)
+    if order not in ORDERS:
+        raise ValueError(f"unknown order {order!r}; there are: {', '.join(ORDERS)}")
+    total = torch.zeros(len(a), len(b), device=a.device)
+    of_rows = scale_b.repeat_interleave(group, 0)[: len(b)]
+    for number, start in enumerate(range(0, a.shape[1], group)):
+        part = slice(start, start + group)
+        sums = _accumulate(a[:, part], b[:, part])
+        sa, sb = scale_a[:, number, None], of_rows[None, :, number]
+        if order == "fused":
+            total = (sums.double() * (sa * sb).double() + total.double()).float()
+        elif order == "one by one":
+            total = total + sums * sa * sb
+        else:
+            total = total + sums * (sa * sb)
     return total
 
 

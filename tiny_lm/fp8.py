@@ -25,6 +25,7 @@ rounded values, and X is kept in four bytes a value where FP8 codes take one.
 """
 
 from collections.abc import MutableMapping
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -34,17 +35,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from tiny_lm import fp8_recipes
 from tiny_lm.config import FP8Config
+from tiny_lm.fake_quantize import (
+    ALONG_ROWS,
+    ALONG_TOKENS,
+    Rounding,
+    fake_quantize,
+    fake_quantize_blocks,
+)
 from tiny_lm.fp8_kernels import ProductKernels, weight_rounding
 from tiny_lm.kernels import emulation
 from tiny_lm.layers import Products, grouped_linear
 from tiny_lm.matmul import grouped_outer, outer, times
-from tiny_lm.quantize import (
-    ALONG_ROWS,
-    ALONG_TOKENS,
-    fake_quantize,
-    fake_quantize_blocks,
-)
 
 
 class _Rounded(NamedTuple):
@@ -63,12 +66,14 @@ def products(config: FP8Config) -> Products:
     Each expert's rows must be padded to whole tiles, so that no tile along the tokens
     takes its scale from two experts.
     """
-    sizes = {"tile": config.tile, "block": config.block}
-    return Products(
-        linear=partial(matmul, **sizes),
-        grouped=partial(grouped, **sizes),
-        row_multiple=config.tile,
-    )
+    given = fp8_recipes.products(config)
+    if config.is_published:
+        sizes = {"tile": config.tile, "block": config.block}
+        linear, of_experts = partial(matmul, **sizes), partial(grouped, **sizes)
+        given = replace(given, linear=linear, grouped=of_experts)
+    gate = {"gate": given.linear} if config.gate else {}
+    head = {"head": given.linear} if config.head else {}
+    return replace(given, **gate, **head)
 
 
 def matmul(
@@ -148,7 +153,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx, rows, weight, ends, tile, block):
         on_chip = ProductKernels(rows, weight, ends, tile, block)
         with on_chip.round_rows():
-            (x,) = fake_quantize(rows, tile, (ALONG_ROWS,))
+            (x,) = fake_quantize(rows, Rounding(ALONG_ROWS, tile))
         w = rounded_weight(weight, block)
         ctx.save_for_backward(x, w, ends)
         ctx.tile, ctx.on_chip = tile, on_chip
@@ -162,14 +167,15 @@ class _Product(torch.autograd.Function):
         wants_rows, wants_weight = ctx.needs_input_grad[:2]
         regions = (ALONG_ROWS,) * wants_rows + (ALONG_TOKENS,) * wants_weight
         with ctx.on_chip.round_gradient(regions):
-            gradients = fake_quantize(grad, ctx.tile, regions)
+            ways = (Rounding(region, ctx.tile) for region in regions)
+            gradients = fake_quantize(grad, *ways)
         grad_rows = grad_weight = None
         if wants_rows:
             with ctx.on_chip.dgrad():
                 grad_rows = _input_gradient(gradients[0], w, ends)
         if wants_weight:
             with ctx.on_chip.round_columns():
-                (columns,) = fake_quantize(x, ctx.tile, (ALONG_TOKENS,))
+                (columns,) = fake_quantize(x, Rounding(ALONG_TOKENS, ctx.tile))
             with ctx.on_chip.wgrad():
                 grad_weight = _weight_gradient(gradients[-1], columns, ends)
         return grad_rows, grad_weight, None, None, None

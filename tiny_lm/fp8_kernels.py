@@ -29,8 +29,8 @@ from contextlib import AbstractContextManager
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tiny_lm.fake_quantize import ALONG_ROWS, ALONG_TOKENS, Regions
 from tiny_lm.kernels import Work, emulation, kernel, listening
-from tiny_lm.quantize import ALONG_ROWS, ALONG_TOKENS, Regions
 
 SCALE_BYTES = 4
 

@@ -41,17 +41,27 @@ class GroupedMatmul(Protocol):
     ) -> Float[Tensor, "R M"]: ...
 
 
+def plain(
+    x: Float[Tensor, "... K"], weight: Float[Tensor, "M K"]
+) -> Float[Tensor, "... M"]:
+    """`x @ weight.T` as PyTorch multiplies it."""
+    return x @ weight.T
+
+
 @dataclass(frozen=True)
 class Products:
     """How a model multiplies: one product for layers, one for groups of experts.
 
     `row_multiple` says to what multiple each expert's rows are padded with zeros, so
-    that a tile along the tokens never spans two experts.
+    that a tile along the tokens never spans two experts. The router's gate and the
+    head are few products, and sensitive ones: they stay in full precision.
     """
 
     linear: Matmul
     grouped: GroupedMatmul
     row_multiple: int = 1
+    gate: Matmul = plain
+    head: Matmul = linear
 
 
 PLAIN = Products(linear, grouped_linear, ROW_MULTIPLE)

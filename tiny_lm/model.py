@@ -123,7 +123,7 @@ class LanguageModel(nn.Module):
             for layer in range(c.num_layers)
         )
         self.norm = RMSNorm(c.d_model, c.norm_eps)
-        self.head = Linear(c.d_model, c.vocab_size)
+        self.head = Linear(c.d_model, c.vocab_size, products.head)
         self.mtp = nn.ModuleList(
             MTPModule(c, products, dispatcher) for _ in range(c.num_mtp)
         )
@@ -209,6 +209,21 @@ def _cross_entropy(
 def is_expert(name: str) -> bool:
     """Whether a parameter of that name is stacked by expert, so that ranks share it."""
     return ".experts." in name
+
+
+def multiplied_in_fp8(model: LanguageModel) -> list[nn.Parameter]:
+    """The weights that a model with `config.fp8` multiplies in FP8.
+
+    All matrices but the embedding, and gate and head unless the config says so.
+    """
+    of_modules = {"embedding": False}
+    if model.config.fp8:
+        of_modules |= {"head": model.config.fp8.head, "router": model.config.fp8.gate}
+    return [
+        weight
+        for name, weight in model.named_parameters()
+        if weight.dim() > 1 and of_modules.get(name.split(".")[-2], True)
+    ]
 
 
 @torch.no_grad()

@@ -238,7 +238,7 @@ class MoE(nn.Module):
         dispatcher: Dispatcher | None = None,
     ) -> None:
         super().__init__()
-        self.router = Router(config, d_model)
+        self.router = Router(config, d_model, products.gate)
         self.dispatcher = dispatcher or LocalDispatcher(
             config.num_experts, products.row_multiple
         )

@@ -6,7 +6,7 @@ Source: deepseek_v3, section 4.2; deepseek_v2, section 3.1
 The comment behind a field is the symbol of the paper.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 def require(holds: bool, message: str) -> None:
@@ -124,17 +124,68 @@ class MoEConfig:
         )
 
 
+SHARES = ("tiles", "blocks", "tensor")  # whose largest magnitude makes a scale
+
+
 @dataclass(frozen=True, kw_only=True)
 class FP8Config:
-    """Sizes of the regions that share one scale.
+    """Which numbers are FP8, and who shares their scales; by default as DeepSeek-V3.
+
+    Tiles lie along the dim that a product sums over.
 
     Raises:
-        ValueError: a size is not positive.
+        ValueError: a size is not positive, a choice is unknown, or nothing is FP8.
     """
 
     tile: int = 128  # activations and their gradients: 1 x tile
     block: int = 128  # weights: block x block
     wire: bool = True  # rows travel to their experts as FP8, and come back as BF16
+    forward: bool = True  # Y = X W^T of FP8 inputs
+    input_gradient: bool = True  # dX = dY W
+    weight_gradient: bool = True  # dW = dY^T X
+    activations: str = "tiles"
+    gradients: str = "tiles"
+    weights: str = "blocks"
+    gradient_format: str = "e4m3"
+    scales: str = "fp32"  # "round_up", "ocp_floor": powers of two, one byte
+    round_twice: bool = True  # Wgrad rounds what Fprop kept of X, not X itself
+    gate: bool = False  # the router's scores too
+    head: bool = False  # the logits too
+    masters: str = "fp32"  # "bf16", "fp8": what the optimizer keeps of a weight
 
     def __post_init__(self) -> None:
         require_positive(self, "tile", "block")
+        choices = {
+            "activations": SHARES,
+            "gradients": SHARES,
+            "weights": SHARES,
+            "gradient_format": ("e4m3", "e5m2"),
+            "scales": ("fp32", "round_up", "ocp_floor"),
+            "masters": ("fp32", "bf16", "fp8"),
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            require(
+                value in known,
+                f"FP8Config.{name} is one of {', '.join(known)}, got {value!r}",
+            )
+        require(
+            self.multiplies or self.wire or self.masters != "fp32",
+            "nothing is FP8: no product, no wire and no weight; fp8=None says that",
+        )
+        require(
+            self.multiplies or not (self.gate or self.head),
+            "gate and head are FP8 in the products that are; none is",
+        )
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether any of the three products has FP8 inputs."""
+        return self.forward or self.input_gradient or self.weight_gradient
+
+    @property
+    def is_published(self) -> bool:
+        """Whether products are those of DeepSeek-V3, sizes apart."""
+        ours = asdict(self) | {"wire": True, "gate": False, "head": False}
+        published = FP8Config(tile=self.tile, block=self.block, masters=self.masters)
+        return ours == asdict(published)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tiny_lm.config import MoEConfig
+from tiny_lm.layers import Matmul, plain
 
 
 def limit_groups(
@@ -111,7 +112,7 @@ def sequence_loss(
 
 
 class Router(nn.Module):
-    """Scores every expert for every token, in full precision.
+    """Scores every expert for every token, in full precision unless told otherwise.
 
     `load` counts the choices of the current step while training; `update_bias` reads
     the load of the whole batch, over all ranks, and clears it.
@@ -119,9 +120,10 @@ class Router(nn.Module):
     Source: deepseek_v3, eqs. 12-16
     """
 
-    def __init__(self, config: MoEConfig, d_model: int) -> None:
+    def __init__(self, config: MoEConfig, d_model: int, matmul: Matmul = plain) -> None:
         super().__init__()
         self.config = config
+        self.matmul = matmul
         self.weight = nn.Parameter(torch.empty(config.num_experts, d_model))
         self.register_buffer("bias", torch.zeros(config.num_experts))
         load = torch.zeros(config.num_experts, dtype=torch.int64)
@@ -132,7 +134,7 @@ class Router(nn.Module):
     ) -> tuple[Float[Tensor, "B T k"], Int[Tensor, "B T k"], Float[Tensor, ""]]:
         """Weights and ids of the chosen experts, and the sequence-wise loss."""
         c = self.config
-        scores = torch.sigmoid(x @ self.weight.T)
+        scores = torch.sigmoid(self.matmul(x, self.weight))
         weights, experts = route(
             scores.flatten(0, 1), self.bias, c.top_k, c.num_groups, c.top_groups
         )

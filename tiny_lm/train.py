@@ -23,12 +23,12 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from tiny_lm import costs, data, memory, runs
+from tiny_lm import costs, data, fp8_recipes, memory, runs
 from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.job import Job, batches, read_corpus
-from tiny_lm.model import LanguageModel, is_expert
+from tiny_lm.model import LanguageModel, is_expert, multiplied_in_fp8
 from tiny_lm.parallel import shard
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
 from tiny_lm.parallel.wire import fp8_wire
@@ -54,10 +54,13 @@ def build_model(
 def build_optimizer(
     model: LanguageModel, training: TrainConfig
 ) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, norms and biases do not."""
+    """AdamW; matrices decay, norms and biases do not.
+
+    It keeps weights in FP32, unless `config.fp8` asks for less.
+    """
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": training.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
@@ -66,6 +69,9 @@ def build_optimizer(
         betas=training.betas,
         fused=True,
     )
+    if model.config.fp8 and model.config.fp8.masters != "fp32":
+        fp8_recipes.hold_weights(optimizer, multiplied_in_fp8(model), model.config.fp8)
+    return optimizer
 
 
 def learning_rate(step: int, training: TrainConfig) -> float:

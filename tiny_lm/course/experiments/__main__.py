@@ -5,9 +5,11 @@ Source: course
 """
 
 import argparse
+import math
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from tiny_lm import data
-from tiny_lm.course.experiments import plan, readers
+from tiny_lm.course.experiments import fp8_plan, fp8_results, plan, readers
 from tiny_lm.course.experiments.corpus import (
     DISTRIBUTIONS,
     SHORT,
@@ -32,6 +34,7 @@ from tiny_lm.course.experiments.products import (
     products_for,
 )
 from tiny_lm.course.experiments.records import (
+    MOE_NAMES,
     NAMES,
     RESULTS,
     ROOT,
@@ -54,10 +57,30 @@ class Session:
     sources: Sources
     pool: Pool
     out: Path
+    fp8_scales: dict[str, fp8_plan.Scale]
 
     def record(self, names: Iterable[str]) -> None:
         """Train what is missing for these experiments, and write their results."""
         names = set(names)
+        if names & set(MOE_NAMES):
+            self._record_moe(names)
+        for preset, scale in self.fp8_scales.items():
+            for experiment in (
+                fp8_plan.pairs(preset, scale),
+                fp8_plan.branches(preset, scale),
+            ):
+                if experiment.name in names:
+                    self._record_fp8(experiment)
+
+    def _record_fp8(self, experiment: Experiment) -> None:
+        """Train what there is time for, after the checkpoint that it starts from."""
+        starts = [run.start for run in experiment.runs[:1] if run.start]
+        self.pool.train(starts)
+        if all(self.pool.store.is_done(run) for run in starts):
+            self.pool.train(list(experiment.runs))
+            self._write(fp8_results.result(experiment, self.pool.store))
+
+    def _record_moe(self, names: set[str]) -> None:
         sweep = plan.learning_rates(self.scale)
         self.pool.train(list(sweep.runs))
         self._write(assemble(sweep, self.pool.store))
@@ -129,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--corpus", type=Path, help="a packed corpus in place of the libraries here")
     add("--pack-corpus", type=Path, help="write the corpus to this file, and stop")
     add("--out", type=Path, help="folder of the results; default chapters/_results")
+    add("--seconds", type=float, default=math.inf, help="start no run after so many")
     add("--commit", help="of the code, where git cannot say")
     return parser
 
@@ -150,9 +174,10 @@ def _session(args: argparse.Namespace, sources: Sources) -> Session:
     store = Store(work / "runs", text, precision(args.device))
     commit = args.commit or _commit()
     out = args.out or (work / "results" if args.short else RESULTS)
-    return Session(
-        scale, sources, Pool(store, parts, args.device, commit, args.jobs), out
-    )
+    deadline = time.time() + args.seconds
+    pool = Pool(store, parts, args.device, commit, args.jobs, deadline=deadline)
+    fp8_scales = fp8_plan.SHORT if args.short else fp8_plan.FULL
+    return Session(scale, sources, pool, out, fp8_scales)
 
 
 def main(arguments: list[str] | None = None) -> None:

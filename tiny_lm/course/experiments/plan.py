@@ -27,12 +27,23 @@ TOLERANCE = 0.005  # of what counts as equal FLOPs
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One model trained once; `label` says what it is in its experiment."""
+    """One model trained once; `label` says what it is in its experiment.
+
+    Args:
+        exact: products are those of the config, with FP32 sums, on every device.
+        moved: the first weights are moved by one unit in the last place.
+        start: the run whose weights it starts from; None: the seed's.
+        validation_tokens: that an exact run is measured on at its end.
+    """
 
     label: str
     config: ModelConfig
     training: TrainConfig
     keep_weights: bool = False
+    exact: bool = False
+    moved: bool = False
+    start: "Run | None" = None
+    validation_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,9 @@ written as soon as it is done, so whatever stops the pool costs the unfinished r
 alone.
 """
 
+import math
 import os
+import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -23,6 +25,7 @@ from tiny_lm.course.experiments.plan import Run
 from tiny_lm.course.experiments.products import check_grouped, products_for
 from tiny_lm.course.experiments.records import Store
 from tiny_lm.course.experiments.training import Parts, Tick, train_and_save
+from tiny_lm.layers import PLAIN
 
 Failures = dict[str, BaseException]  # by the name of the run's record
 
@@ -37,6 +40,7 @@ class Pool:
     commit: str
     jobs: int = 1
     progress: bool = True
+    deadline: float = math.inf  # by `time.time`: no run starts later
 
     def train(self, runs: list[Run]) -> None:
         """Train those that are not done; equal ones once.
@@ -62,13 +66,19 @@ class Pool:
             )
 
     def unfinished(self, runs: list[Run]) -> list[Run]:
-        """Each run that is not done, once, the longest first."""
+        """Each run that is not done, once.
+
+        The longest first, so that none is left alone at the end; but where time may run
+        out, in the order given.
+        """
         once: dict[Any, Run] = {}
         for run in runs:
             same = once.get(self.store.path(run), run)
             keep = run.keep_weights or same.keep_weights
             once[self.store.path(run)] = replace(same, keep_weights=keep)
         todo = [run for run in once.values() if not self.store.is_done(run)]
+        if math.isfinite(self.deadline):
+            return todo
         return sorted(todo, key=_work, reverse=True)
 
     def _one_by_one(self, todo: list[Run], bar: tqdm) -> Failures:
@@ -99,7 +109,9 @@ class Pool:
         return {self.store.path(run).stem: e for run, e in errors.items() if e}
 
     def train_here(self, run: Run, tick: Tick) -> None:
-        """Train one run in this process, done or not."""
+        """Train one run in this process, done or not; nothing after the deadline."""
+        if time.time() > self.deadline:
+            return
         train_and_save(run, self.store, self.parts, self.device, self.commit, tick)
 
 
@@ -114,7 +126,8 @@ def _start(pool: Pool, arrays: tuple, counter: Any, threads: int) -> None:
     torch.set_num_threads(threads)
     parts = tuple(torch.from_numpy(array) for array in arrays)
     _here.update(pool=replace(pool, parts=parts), counter=counter)
-    check_grouped(products_for(pool.device), pool.device)
+    for products in {products_for(pool.device), PLAIN}:
+        check_grouped(products, pool.device)
 
 
 def _train_in_process(run: Run) -> None:

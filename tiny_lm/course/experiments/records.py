@@ -21,7 +21,7 @@ from tiny_lm.course.experiments.plan import Experiment, Run
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "chapters" / "_results"
-NAMES = (
+MOE_NAMES = (
     "moe_learning_rate",
     "moe_equal_flops",
     "moe_fewer_flops",
@@ -29,6 +29,8 @@ NAMES = (
     "moe_num_experts",
     "moe_readers",
 )
+FP8_NAMES = ("fp8_pairs", "fp8_branches", "fp8_pairs_wide", "fp8_branches_wide")
+NAMES = MOE_NAMES + FP8_NAMES
 
 Record = dict[str, Any]
 
@@ -92,6 +94,9 @@ class Store:
         config = run.config.to_dict()
         del config["name"]
         decides = [config, asdict(run.training), self.text.sha256, self.precision]
+        if run.exact:  # else as it always was, so that old records are found
+            start = self._key(run.start) if run.start else None
+            decides[3:] = ["exact", run.moved, start, run.validation_tokens]
         text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tiny_lm import costs, train
+from tiny_lm.course.experiments.fp8_training import train_exact
 from tiny_lm.course.experiments.plan import Run
 from tiny_lm.course.experiments.products import products_for
 from tiny_lm.course.experiments.records import ROOT, Record, Store, today
@@ -39,9 +40,13 @@ def train_and_save(
         tick: called after every step.
     """
     started = time.perf_counter()
-    products = products_for(device)
-    model = LanguageModel(run.config, seed=run.training.seed, products=products)
-    curves = train_run(run, model.to(device), parts, tick)
+    if run.exact:
+        weights = store.weights_path(run.start) if run.start else None
+        model, curves = train_exact(run, weights, parts, device, tick)
+    else:
+        products = products_for(device)
+        model = LanguageModel(run.config, seed=run.training.seed, products=products)
+        curves = train_run(run, model.to(device), parts, tick)
     record = describe(run, device, commit) | curves
     record["seconds"] = round(time.perf_counter() - started, 1)
     if run.keep_weights:
@@ -96,7 +101,8 @@ def describe(run: Run, device: str, commit: str) -> Record:
         "params_total": count.total,
         "params_active": count.active,
         "flops_per_token": costs.flops_per_token(run.config, t.seq_len),
-        "validation_tokens": t.eval_batches * t.batch_size * t.seq_len,
+        "validation_tokens": run.validation_tokens
+        or t.eval_batches * t.batch_size * t.seq_len,
         "created": today(),
         "commit": commit,
         "versions": versions(),

@@ -1,0 +1,157 @@
+"""Which models are trained in FP8, beside what, and from where.
+
+Chapter: 04_fp8
+Source: deepseek_v3, section 3.3
+
+A loss differs between two runs of one recipe as soon as anything differs at all: the
+*null twin* is the FP32 run with every weight moved by one unit in its last place. What
+FP8 does can only be seen where it is larger than what that does.
+
+So the same question is asked twice. *Pairs* are trained from the start, as V3's twins
+were. *Branches* start from one trained checkpoint and go on at a low rate, where runs
+of one seed stay close to each other: the quieter of the two, and where the ladder of
+recipes is climbed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from tiny_lm.config import FP8Config, ModelConfig, TrainConfig, tiny
+from tiny_lm.course.bench.training import wide
+from tiny_lm.course.experiments.plan import Experiment, Run
+
+PLAIN, NULL, FP8 = "fp32", "null twin", "fp8"
+TILE_OF_MX = 32
+
+
+def ladder() -> dict[str, dict[str, object]]:
+    """What each rung changes of the published recipe."""
+    none = {"forward": False, "input_gradient": False, "weight_gradient": False}
+    alone = none | {"wire": False}
+    mxfp8 = {"tile": TILE_OF_MX, "weights": "tiles", "round_twice": False}
+    tensor = {name: "tensor" for name in ("activations", "gradients", "weights")}
+    return {
+        "forward": alone | {"forward": True},
+        "input gradient": alone | {"input_gradient": True},
+        "weight gradient": alone | {"weight_gradient": True},
+        "wire": none,
+        "scales per tensor": tensor,
+        "E5M2 gradients": {"gradient_format": "e5m2"},
+        "blocks of gradients": {"gradients": "blocks"},
+        "rounded once": {"round_twice": False},
+        "gate": {"gate": True},
+        "head": {"head": True},
+        "power of two": {"scales": "round_up"},
+        "MXFP8, rounded up": mxfp8 | {"scales": "round_up"},
+        "MXFP8, OCP": mxfp8 | {"scales": "ocp_floor"},
+        "bf16 masters": {"masters": "bf16"},
+        "no masters": {"masters": "fp8"},
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How long runs are, and of how many seeds; branches have a rate of their own."""
+
+    pair: TrainConfig
+    branch: TrainConfig
+    pair_seeds: int
+    branch_seeds: int
+    validation_tokens: int  # of the last evaluation
+
+
+def _full(batch_size: int, lr: float, **seeds: int) -> Scale:
+    pair = TrainConfig(
+        steps=1200,
+        batch_size=batch_size,
+        seq_len=128,
+        lr=lr,
+        final_lr=lr / 10,
+        warmup_steps=100,
+        eval_every=100,
+        eval_batches=8,
+    )
+    branch = replace(
+        pair, steps=200, warmup_steps=20, lr=lr / 10, final_lr=lr / 100, eval_every=50
+    )
+    return Scale(pair=pair, branch=branch, validation_tokens=2**19, **seeds)
+
+
+FULL = {
+    "tiny": _full(64, 3e-3, pair_seeds=5, branch_seeds=4),
+    "wide": _full(32, 1.5e-3, pair_seeds=3, branch_seeds=3),
+}
+_TOY = TrainConfig(
+    steps=4, batch_size=4, seq_len=32, warmup_steps=1, eval_every=2, eval_batches=2
+)
+SHORT = dict.fromkeys(
+    FULL,
+    Scale(
+        pair=_TOY,
+        branch=replace(_TOY, steps=2, lr=3e-4, final_lr=3e-5),
+        pair_seeds=1,
+        branch_seeds=1,
+        validation_tokens=2**9,
+    ),
+)
+
+
+def model(preset: str, **changes: object) -> ModelConfig:
+    """`tiny` in tiles of 32, or `wide` in the published 128, with another recipe."""
+    config = tiny() if preset == "tiny" else wide()
+    size = 32 if preset == "tiny" else 128
+    fp8 = FP8Config(**({"tile": size, "block": size} | changes))
+    return replace(config, name=f"fp8_{preset}", fp8=fp8)
+
+
+def arms(preset: str, with_ladder: bool = True) -> dict[str, tuple[ModelConfig, bool]]:
+    """By label: the model, and whether its first weights are moved by an ulp."""
+    published = model(preset)
+    full = replace(published, fp8=None)
+    first = {PLAIN: (full, False), NULL: (full, True), FP8: (published, False)}
+    rungs = ladder().items() if with_ladder else ()
+    return first | {name: (model(preset, **c), False) for name, c in rungs}
+
+
+def _runs(
+    of_arms: dict[str, tuple[ModelConfig, bool]], seeds: int, like: Run
+) -> Iterator[Run]:
+    """All arms of a seed before the next seed: what is cut short has whole seeds."""
+    for seed, (label, (config, moved)) in product(range(seeds), of_arms.items()):
+        training = replace(like.training, seed=seed)
+        yield replace(like, label=label, config=config, moved=moved, training=training)
+
+
+def _like(preset: str, scale: Scale, training: TrainConfig) -> Run:
+    return Run(
+        label=PLAIN,
+        config=model(preset),
+        training=training,
+        exact=True,
+        validation_tokens=scale.validation_tokens,
+    )
+
+
+def pairs(preset: str, scale: Scale) -> Experiment:
+    """FP8 against FP32 against the null twin, from the start."""
+    of_arms = arms(preset, with_ladder=False)
+    like = _like(preset, scale, scale.pair)
+    first, *others = _runs(of_arms, scale.pair_seeds, like)
+    return Experiment(
+        name="fp8_pairs" if preset == "tiny" else "fp8_pairs_wide",
+        question="Trained from the start, how far is FP8 from FP32?",
+        runs=(replace(first, keep_weights=True), *others),
+    )
+
+
+def branches(preset: str, scale: Scale) -> Experiment:
+    """Every rung of the ladder, from the checkpoint that the first FP32 run left."""
+    like = replace(
+        _like(preset, scale, scale.branch), start=pairs(preset, scale).runs[0]
+    )
+    return Experiment(
+        name="fp8_branches" if preset == "tiny" else "fp8_branches_wide",
+        question="From one checkpoint at a low rate, what does each choice cost?",
+        runs=tuple(_runs(arms(preset), scale.branch_seeds, like)),
+    )
