@@ -29,7 +29,7 @@ def result(experiment: Experiment, store: Store) -> Record:
     Raises:
         ValueError: no run is done yet.
     """
-    done = tuple(run for run in experiment.runs if store.is_done(run))
+    done = tuple(run for run in experiment.runs if store.has_record(run))
     if not done:
         raise ValueError(f"{experiment.name}: no run is done")
     record = assemble(replace(experiment, runs=done), store)
