@@ -15,7 +15,12 @@ from tiny_lm.course.experiments import __main__ as command
 from tiny_lm.course.experiments import fp8_plan, plan
 from tiny_lm.course.experiments.corpus import Sources
 from tiny_lm.course.experiments.fp8_results import gaps, noise_floor, result, smooth
-from tiny_lm.course.experiments.fp8_training import Wired, build, move_by_an_ulp
+from tiny_lm.course.experiments.fp8_training import (
+    Wired,
+    build,
+    move_by_an_ulp,
+    train_exact,
+)
 from tiny_lm.course.experiments.pool import Pool
 from tiny_lm.course.experiments.records import FP8_NAMES, Store, Text
 from tiny_lm.data import Corpus, Document
@@ -163,6 +168,18 @@ def test_a_branch_starts_where_the_pair_ended(recorded):
     assert branch["val_loss"][0] < start["val_loss"][0] - 0.01
 
 
+def test_a_run_that_breaks_says_so_and_is_measured_before_it_broke(tmp_path):
+    parts = session(tmp_path).pool.parts
+    broken = replace(fp8_plan.pairs("tiny", TOY).runs[0], label="broken")
+    breaks = replace(broken.training, lr=1e30, final_lr=1e30, warmup_steps=0)
+    ticks = []
+    _, curves = train_exact(
+        replace(broken, training=breaks), None, parts, "cpu", lambda: ticks.append(1)
+    )
+    assert "so training stopped" in curves["stopped"] and len(ticks) < TOY.pair.steps
+    assert curves["final"]["own"] == pytest.approx(math.log(256), rel=0.05)
+
+
 # --- what is kept ---
 
 
@@ -193,6 +210,7 @@ def test_a_gap_is_a_loss_over_that_of_the_same_seed():
         run(fp8_plan.NULL, 1, 3.92),
         run("other", 1, 5.0),
         run("other", 2, 5.0),
+        run("other", 0, 9.0) | {"stopped": "loss was nan"},
     ]
     found = gaps(runs)
     assert found[fp8_plan.NULL]["own"] == pytest.approx([0.01, -0.02])
