@@ -45,7 +45,7 @@ from tiny_lm import costs, data
 from tiny_lm.course.checks import baseline as check
 from tiny_lm.course.checks import hint, show_solution  # noqa: F401
 from tiny_lm.course.labs import pieces
-from tiny_lm.course.labs.clock import steps_within
+from tiny_lm.course.labs.steps import training_steps
 from tiny_lm.layers import RMSNorm, SwiGLU, rotary_table, rotate
 
 torch.set_num_threads(1)  # matrices as small as ours gain nothing from a second
@@ -469,7 +469,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.9, 0.95))
 generator = torch.Generator().manual_seed(0)
 losses, shown = [], 0
 start = time.perf_counter()
-for step, gone in steps_within(seconds=20):
+for step, gone in training_steps(400):
     for group in optimizer.param_groups:
         group["lr"] = 8e-3 * min(1, (step + 1) / 20, 1.05 - gone)
     batch = next_byte_batch(train, BATCH_SIZE, SEQ_LEN, generator)

@@ -43,7 +43,7 @@ from tiny_lm.course.checks import hint, show_solution  # noqa: F401
 from tiny_lm.course.checks import moe as check
 from tiny_lm.course.figures import baseline as figures
 from tiny_lm.course.labs import pieces
-from tiny_lm.course.labs.clock import steps_within
+from tiny_lm.course.labs.steps import training_steps
 from tiny_lm.layers import swiglu
 
 torch.set_num_threads(1)  # matrices as small as ours gain nothing from a second
@@ -373,12 +373,12 @@ class Mixture(nn.Module):
 
 # %%
 def train(
-    lm: model.LanguageModel, seconds: float, balance: Callable[[Tensor, Tensor], Tensor]
+    lm: model.LanguageModel, steps: int, balance: Callable[[Tensor, Tensor], Tensor]
 ) -> list[list[list[int]]]:
-    """Train by the clock; `balance` moves the biases. Returns each layer's loads."""
+    """Train; `balance` moves the biases. Returns each layer's loads."""
     optimizer = torch.optim.AdamW(lm.parameters(), lr=6e-3, betas=(0.9, 0.95))
     generator, loads = torch.Generator().manual_seed(0), []
-    for step, gone in steps_within(seconds):
+    for step, gone in training_steps(steps):
         for group in optimizer.param_groups:
             group["lr"] = 6e-3 * min(1, (step + 1) / 20, 1.05 - gone)
         inputs, targets = next_byte_batch(train_text, BATCH_SIZE, SEQ_LEN, generator)
@@ -400,12 +400,12 @@ def violations(loads: list[list[list[int]]]) -> list[float]:
 
 
 # %% [markdown]
-# > **Predict.** At the start the 16 experts are random, so none is better than another. After a few seconds of training, with nothing that balances: what share of all choices does the busiest get? An even share is 1/16, and nobody can get more than 1/2.
+# > **Predict.** At the start the 16 experts are random, so none is better than another. After a hundred steps of training, with nothing that balances: what share of all choices does the busiest get? An even share is 1/16, and nobody can get more than 1/2.
 
 # %%
 alone = model.LanguageModel(lab_config(1))
 alone.blocks[0].ffn = Mixture(alone.blocks[0].ffn)
-loads_alone = train(alone, seconds=6, balance=lambda bias, load: bias)
+loads_alone = train(alone, steps=100, balance=lambda bias, load: bias)
 figures.expert_load(loads_alone)
 
 # %%
@@ -645,7 +645,7 @@ for block in lm.blocks:
     block.ffn = YourLayer(block.ffn)
 
 # %%
-loads = train(lm, seconds=16, balance=lambda bias, load: update_bias(bias, load, RATE))
+loads = train(lm, steps=200, balance=lambda bias, load: update_bias(bias, load, RATE))
 print(f"{len(loads)} steps, {len(loads) * BATCH_SIZE * SEQ_LEN:,} bytes read")
 print(f"validation loss: {validation_loss(lm):.2f} nats per byte")
 print(figures.printable(generate.generate(lm, "    def __init__(self", 240)))
