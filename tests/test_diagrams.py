@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tiny_lm.course.figures import diagrams, lab_pictures
-from tiny_lm.course.figures.style import COLORS, FAINT, INK, Drawing
+from tiny_lm.course.figures.style import COLORS, FAINT, Drawing
 
 ODDS = {"a": 0.5, "b": 0.3, " ": 0.15, "\n": 0.05}
 ALL = {
