@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import captions
+import citations
 import execution_key
 import explorers
 import folds
@@ -144,7 +145,7 @@ def refuse_foreign_loads(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    for part in (front_card, folds, captions, explorers):
+    for part in (front_card, folds, captions, citations, explorers):
         part.setup(app)
     app.add_config_value("course_look", "", "html")  # a new look rewrites all pages
     app.connect("config-inited", configure)

@@ -166,7 +166,8 @@ def _plain(token: Token) -> str:
         if name in SILENT_ROLES:
             return ""
         if name in ("ref", "doc", "term"):
-            return ROLE_TARGET.sub("", token.content)
+            words = ROLE_TARGET.sub("", token.content)
+            return words[:1].upper() + words[1:]  # it may open a sentence
         return "X"
     return ""
 

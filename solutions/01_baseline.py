@@ -15,11 +15,12 @@
 #
 # A language model reads bytes and says how likely each next byte is.
 # That is all it does.
-# In this lab you write the six functions that turn this sentence into a program: one to score it, one to feed it, one to let it look back, one to price it, one to teach it, one to let it speak.
-# At the end a model made of *your* functions trains in this notebook for half a minute and writes Python of its own.
+# In this lab you write the six functions that turn this sentence into a program.
+# One scores it, one feeds it, one lets it look back, one prices it, one teaches it, one lets it speak.
+# At the end a model made of *your* functions trains in this notebook for 400 steps, about half a minute, and writes Python of its own.
 #
 # You need Python and a little PyTorch.
-# The chapters *Why cost decides* and *A language model is a probability machine* tell the story behind each task.
+# The chapters [Why cost decides](../chapters/01_baseline/cost.md) and [A language model is a probability machine](../chapters/01_baseline/probability_machine.md) tell the story behind each task.
 #
 # **How a task works.** Replace the last line of the stub, run it, run the check below it.
 # The check says which property fails, on which input, and often which mistake does just that.
@@ -44,8 +45,9 @@ from torch import Tensor, nn
 from tiny_lm import costs, data
 from tiny_lm.course.checks import baseline as check
 from tiny_lm.course.checks import hint, show_solution  # noqa: F401
+from tiny_lm.course.figures import lab_pictures
 from tiny_lm.course.labs import pieces
-from tiny_lm.course.labs.clock import steps_within
+from tiny_lm.course.labs.steps import training_steps
 from tiny_lm.layers import RMSNorm, SwiGLU, rotary_table, rotate
 
 torch.set_num_threads(1)  # matrices as small as ours gain nothing from a second
@@ -63,7 +65,7 @@ print(data.decode(validation[20_000:20_400]))
 # %% [markdown]
 # > **Predict.** A model that knows nothing needs 8 bits for each byte of this text.
 # > How many are needed by a table of how often each byte occurs? How many by `zlib`, the program behind every `.zip` file?
-# > And how many by the model that you will train here for half a minute: will it beat `zlib`?
+# > And how many by the model that you will train here for 400 steps: will it beat `zlib`?
 # > Write three numbers down.
 
 # %% [markdown]
@@ -123,6 +125,13 @@ for name, bits in ladder.items():
 # Draw `batch_size` windows that start anywhere in the text where they fit, and return the bytes and their successors, both `(B, T)` and int64.
 # The draw comes from `generator` alone, so that a run can be repeated.
 
+# %%
+lab_pictures.windows().captioned(
+    "Two windows of four bytes: `inputs` and, one byte further, `targets`.",
+    alt="The letters of a text in a row. Below, two windows of four letters each, and "
+    "under each window its targets, which start one letter further right.",
+)
+
 
 # %%
 def next_byte_batch(
@@ -148,7 +157,8 @@ next_byte_batch = pieces.use("baseline.next_byte_batch", next_byte_batch)
 
 # %% [markdown]
 # One row of a batch, as the model meets it.
-# Each line is a question of its own, and all of them are answered in one pass: this is why training a language model uses a chip so well, and why generating, one byte after the other, uses it so badly.
+# Each line is a question of its own, and all of them are answered in one pass.
+# This is why training a language model uses a chip so well, and why generating, one byte after the other, uses it so badly.
 
 # %%
 inputs, targets = next_byte_batch(train, 4, 12, torch.Generator().manual_seed(1))
@@ -166,6 +176,14 @@ for t in range(inputs.shape[1]):
 # Write it from matrix products, a mask and a softmax; nothing from the future may get through, however large a score is.
 #
 # > **Predict.** You double the number of heads and keep D. How many more multiplications do the scores take?
+
+# %%
+lab_pictures.heads().captioned(
+    "Six columns shared by two heads: three neighbouring columns and a table of scores "
+    "each.",
+    alt="A matrix of four positions and six columns, three columns dark and three light. "
+    "Beside it a four by four table for each head, filled on and below its diagonal.",
+)
 
 
 # %%
@@ -204,8 +222,9 @@ T = len(letters)
 first_seen = torch.tensor([letters.index(letter) for letter in letters])
 one_hot = 6 * F.one_hot(first_seen, T).float()[None]
 weights = attention(one_hot, one_hot, torch.eye(T)[None], num_heads=1)[0]
-plt.figure(figsize=(5, 5))
-plt.imshow(weights, cmap="Greys")
+plt.figure(figsize=(6, 5))
+plt.imshow(weights, cmap="Greys", vmin=0)
+plt.colorbar(label="weight", shrink=0.8)
 plt.xticks(range(T), letters)
 plt.yticks(range(T), letters)
 plt.xlabel("looks at")
@@ -461,7 +480,7 @@ def validation_bits() -> float:
 
 
 # %% [markdown]
-# Twenty seconds, on your machine.
+# Four hundred steps: about twenty seconds on two idle cores, longer on a busy machine, and the same model on both.
 # Watch the samples: first the frequencies come right, then the spaces at the start of a line, then words, then the look of Python.
 
 # %%
@@ -469,7 +488,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.9, 0.95))
 generator = torch.Generator().manual_seed(0)
 losses, shown = [], 0
 start = time.perf_counter()
-for step, gone in steps_within(seconds=20):
+for step, gone in training_steps(400):
     for group in optimizer.param_groups:
         group["lr"] = 8e-3 * min(1, (step + 1) / 20, 1.05 - gone)
     batch = next_byte_batch(train, BATCH_SIZE, SEQ_LEN, generator)
@@ -498,8 +517,8 @@ for name, bits in sorted(ladder.items(), key=lambda rung: -rung[1]):
 
 # %% [markdown]
 # Compare with what you wrote down.
-# Half a minute beats every table, and most likely not `zlib`: the compressor searches the last 32,768 bytes, your model sees 64 and has read a small part of the text.
-# Set `seconds=120` above, or `SEQ_LEN = 128`, and see how far down the ladder you get.
+# 400 steps beat every table, and most likely not `zlib`: the compressor searches the last 32,768 bytes, your model sees 64 and has read a small part of the text.
+# Take 2,000 steps above, or `SEQ_LEN = 128`, and see how far down the ladder you get.
 #
 # > **Predict.** With top-p 0.9, how many of the 256 bytes are left to draw from, at a typical position? Fewer than 10, about 40 or more than 100?
 
@@ -525,7 +544,9 @@ for temperature, top_p in ((0.3, 1.0), (0.8, 0.95), (1.5, 1.0)):
 # On Colab that folder is gone when the machine is: `pieces.pack()` makes one small text file of it, and `pieces.load("my_pieces.txt")` brings it back.
 #
 # And you have a price list.
-# Each of the next four parts makes one line of it smaller: experts, so that a token pays for a few of the parameters; latent attention, so that looking back fits into memory; eight bits, so that each product is cheaper; and communication that hides behind the work.
+# Each of the next four parts makes one line of it smaller.
+# With experts a token pays for a few of the parameters; with latent attention looking back fits into memory.
+# With eight bits each product is cheaper; and communication hides behind the work.
 
 # %%
 print(pieces.progress("01_baseline"))

@@ -19,7 +19,7 @@
 # You write what keeps them busy, plug your layer into a language model, train it, and look at what its experts read.
 #
 # You need lab 1, or PyTorch and the idea of a transformer.
-# The chapters *Conditional computation* and *Balance* tell the story behind each task.
+# The chapters [Conditional computation](../chapters/02_moe/conditional_computation.md) and [Balance](../chapters/02_moe/balance.md) tell the story behind each task.
 #
 # **How a task works.** Replace the last line of the stub, run it, run the check below it.
 # `hint(1)`, `hint(2)` and `hint(3)` go from a nudge to almost the line; `show_solution()` shows ours once you have tried.
@@ -43,7 +43,7 @@ from tiny_lm.course.checks import hint, show_solution  # noqa: F401
 from tiny_lm.course.checks import moe as check
 from tiny_lm.course.figures import baseline as figures
 from tiny_lm.course.labs import pieces
-from tiny_lm.course.labs.clock import steps_within
+from tiny_lm.course.labs.steps import training_steps
 from tiny_lm.layers import swiglu
 
 torch.set_num_threads(1)  # matrices as small as ours gain nothing from a second
@@ -373,12 +373,12 @@ class Mixture(nn.Module):
 
 # %%
 def train(
-    lm: model.LanguageModel, seconds: float, balance: Callable[[Tensor, Tensor], Tensor]
+    lm: model.LanguageModel, steps: int, balance: Callable[[Tensor, Tensor], Tensor]
 ) -> list[list[list[int]]]:
-    """Train by the clock; `balance` moves the biases. Returns each layer's loads."""
+    """Train; `balance` moves the biases. Returns each layer's loads."""
     optimizer = torch.optim.AdamW(lm.parameters(), lr=6e-3, betas=(0.9, 0.95))
     generator, loads = torch.Generator().manual_seed(0), []
-    for step, gone in steps_within(seconds):
+    for step, gone in training_steps(steps):
         for group in optimizer.param_groups:
             group["lr"] = 6e-3 * min(1, (step + 1) / 20, 1.05 - gone)
         inputs, targets = next_byte_batch(train_text, BATCH_SIZE, SEQ_LEN, generator)
@@ -400,12 +400,12 @@ def violations(loads: list[list[list[int]]]) -> list[float]:
 
 
 # %% [markdown]
-# > **Predict.** At the start the 16 experts are random, so none is better than another. After a few seconds of training, with nothing that balances: what share of all choices does the busiest get? An even share is 1/16, and nobody can get more than 1/2.
+# > **Predict.** At the start the 16 experts are random, so none is better than another. After a hundred steps of training, with nothing that balances: what share of all choices does the busiest get? An even share is 1/16, and nobody can get more than 1/2.
 
 # %%
 alone = model.LanguageModel(lab_config(1))
 alone.blocks[0].ffn = Mixture(alone.blocks[0].ffn)
-loads_alone = train(alone, seconds=6, balance=lambda bias, load: bias)
+loads_alone = train(alone, steps=100, balance=lambda bias, load: bias)
 figures.expert_load(loads_alone)
 
 # %%
@@ -416,7 +416,7 @@ print("  ".join(f"{share:.1%}" for share in (last / last.sum()).tolist()))
 # %% [markdown]
 # The routing has *collapsed*; in the picture, the line at 1 is an even share.
 # At first all tokens look alike to the router, so all go one way; and an expert that is not chosen gets no gradient: it stays as it was made.
-# (The usual story is another, that the rich get richer. The chapter *Balance* puts it to the test.)
+# (The usual story is another, that the rich get richer. The chapters put it to the test.)
 # You paid the memory of 16 experts and got the use of a handful.
 
 # %% [markdown]
@@ -491,7 +491,7 @@ print("your biases:", [round(b, 2) for b in sorted(even.routers[0].bias.tolist()
 # The loss moves by little: these models have read too little for sixteen experts to be worth much more than a handful.
 # A second seed, or a few steps more before the time was up, may move it as far.
 # What balance buys here is that all experts learn at all.
-# The chapter *Balance* shows longer runs, three seeds each, with the spread beside the difference.
+# The chapter [Balance](../chapters/02_moe/balance.md) shows longer runs, three seeds each, with the spread beside the difference.
 
 # %% [markdown]
 # ## Task 2.7
@@ -557,7 +557,7 @@ for name, b in (("most even", row_losses.argmin()), ("least", row_losses.argmax(
 # (The loss can dip below 1: the bias sends tokens to experts that they scored lower.)
 # That need not be bad: experts that know something *should* be chosen by sequences that need it.
 # So the loss gets a tiny weight, enough to keep a sequence from the extreme.
-# The bias, which looks at the whole batch, does the work; the chapter *Balance* has the experiment that says so.
+# The bias, which looks at the whole batch, does the work; the chapter [Balance](../chapters/02_moe/balance.md) has the experiment that says so.
 
 # %% [markdown]
 # ## Task 2.8
@@ -645,7 +645,7 @@ for block in lm.blocks:
     block.ffn = YourLayer(block.ffn)
 
 # %%
-loads = train(lm, seconds=16, balance=lambda bias, load: update_bias(bias, load, RATE))
+loads = train(lm, steps=250, balance=lambda bias, load: update_bias(bias, load, RATE))
 print(f"{len(loads)} steps, {len(loads) * BATCH_SIZE * SEQ_LEN:,} bytes read")
 print(f"validation loss: {validation_loss(lm):.2f} nats per byte")
 print(figures.printable(generate.generate(lm, "    def __init__(self", 240)))
@@ -712,7 +712,8 @@ plt.show()
 # %% [markdown]
 # Compare with what you wrote down.
 # The experts share out the text by what the bytes *are*, spaces here and vowels there; nothing looks like a topic.
-# The space at the start of a line and the space between words are one and the same byte, and yet some experts take the one and leave the other: by the time the router looks, attention has mixed in what came before.
+# The space at the start of a line and the space between words are one and the same byte, and yet some experts take the one and leave the other.
+# By the time the router looks, attention has mixed in what came before.
 # (The chapters have this picture for a model that trained far longer.)
 #
 # ## What this exercise does not show
@@ -720,7 +721,7 @@ plt.show()
 # It does not show that experts pay.
 # Your model has read less than a million bytes; a dense model with as many active parameters would be about as good, and simpler.
 # An expert that sees one byte in eight needs eight times the text to read as much as a dense layer does.
-# The gap opens over tens of millions of bytes: the chapter *What it costs, and where it does not pay* has the recorded runs, and the price in memory and traffic.
+# The gap opens over tens of millions of bytes: the chapter [What it costs, and where it does not pay](../chapters/02_moe/price.md) has the recorded runs, and the price in memory and traffic.
 #
 # Nor does it show speed: your experts run one after the other on one core.
 # On many chips, tokens have to travel to their experts and back, and that is a part of the course by itself.

@@ -6,8 +6,8 @@ import mmaemu
 import pytest
 import torch
 
-from tiny_lm.accumulator import tensor_core_matmul
-from tiny_lm.quantize import E4M3, E5M2, quantize_tiles
+from tiny_lm.accumulator import ORDERS, scaled_matmul, tensor_core_matmul
+from tiny_lm.quantize import E4M3, E5M2, quantize_blocks, quantize_tiles
 
 FORMATS = [E4M3.dtype, E5M2.dtype]
 
@@ -72,6 +72,14 @@ def test_every_bit_equals_a_model_of_the_h100(name, a_format, b_format, promote_
     assert torch.equal(tensor_core_matmul(a, b, promote_every), wanted)
 
 
+@pytest.mark.parametrize("promote_every", [None, 128], ids=["plain", "promoted"])
+def test_ten_thousand_sums_equal_the_model_of_the_h100(promote_every):
+    codes = [sample("normal", 100, 640, seed).to(E4M3.dtype) for seed in (2, 3)]
+    wanted = mmaemu.accumulate(*codes, use_fast_accum=promote_every is None, splitk=1)
+    found = tensor_core_matmul(*codes, promote_every)
+    assert found.numel() == 10_000 and torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize(
     ("name", "promote_every", "error", "bias"),
     [
@@ -90,6 +98,30 @@ def test_the_error_at_width_4096_depends_on_the_signs(name, promote_every, error
     assert got_bias == pytest.approx(bias, rel=0.1, abs=1e-4)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_scaled_sums_are_the_sums_of_each_group_times_its_scales(order):
+    x, w = sample("normal", 6, 512), sample("normal", 200, 512, seed=1)
+    a, sa = quantize_tiles(x, 128)
+    b, sb = quantize_blocks(w, 128)
+    total = torch.zeros(6, 200, dtype=torch.float64)
+    for n in range(4):
+        part = slice(128 * n, 128 * n + 128)
+        sums = tensor_core_matmul(a[:, part], b[:, part], None).double()
+        of_rows = sb[:, n].double().repeat_interleave(128)[:200]
+        total += sums * sa[:, n, None].double() * of_rows
+    found = scaled_matmul(a, sa, b, sb, 128, order)
+    error, _ = relative_error(found, total)
+    assert error < 2e-7
+
+
+def test_the_orders_of_scaling_differ_in_last_bits():
+    x, w = sample("normal", 32, 512), sample("normal", 32, 512, seed=1)
+    parts = *quantize_tiles(x, 128), *quantize_blocks(w, 128)
+    found = [scaled_matmul(*parts, 128, order) for order in ORDERS]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(found[one], found[other])
+
+
 # --- message ---
 
 
@@ -102,3 +134,6 @@ def test_bad_arguments_are_refused():
     for bad in (0, 48):
         with pytest.raises(ValueError, match=f"multiple of 32, got {bad}"):
             tensor_core_matmul(codes, codes, promote_every=bad)
+    scale = torch.ones(1, 1)
+    with pytest.raises(ValueError, match="unknown order 'any'; there are: scale, add"):
+        scaled_matmul(codes, scale, codes, scale, 32, "any")

@@ -12,7 +12,8 @@ import tiny_lm.course.checks.moe  # noqa: F401  (both list their tasks)
 from tiny_lm.course.checks import CheckFailed, hint, show_solution
 from tiny_lm.course.checks import task as task_module
 from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, close, expect, show
+from tiny_lm.course.checks.case import case, probe
+from tiny_lm.course.checks.expect import Mismatch, close, show, told
 from tiny_lm.course.checks.task import TASKS, Task
 
 BY_ID = sorted(TASKS.values(), key=lambda task: task.id)
@@ -31,18 +32,12 @@ def demo():
         minutes=1,
         points=1,
         reference=lambda x: 2 * x,
-        errors=(("division", "Nothing has to be divided."),),
+        errors={"division": "Nothing has to be divided."},
         hints=("a nudge here", "the idea here", "the line here"),
     )
-
-    @task.property("twice three is six")
-    def twice(answer):
-        expect(answer(3), 6, on="x = 3", known=[(9, "This is the square.")])
-
-    @task.property("twice zero is zero")
-    def zero(answer):
-        expect(answer(0), 0, on="x = 0")
-
+    twice = task.asks("twice three is six", case(3))
+    twice.mistake("This is the square.")(lambda x: x * x)
+    task.asks("twice zero is zero", case(0))
     last = task_module._last
     yield task
     del TASKS["0.1"]
@@ -60,28 +55,28 @@ def printed_by_check(task, function) -> str:
 
 
 def test_report_of_a_failure_names_property_input_wanted_got_and_mistake(demo):
-    told = printed_by_check(demo, lambda x: x * x)
-    assert "0 of 2" in told
-    assert "✗ twice three is six" in told
-    assert "on     x = 3" in told
-    assert "wanted 6" in told
-    assert "got    9" in told
-    assert "This is the square." in told
-    assert "– twice zero is zero" in told
-    assert "hint(1) shows a nudge." in told
+    text = printed_by_check(demo, lambda x: x * x)
+    assert "0 of 2" in text
+    assert "✗ twice three is six" in text
+    assert "on     x = 3" in text
+    assert "wanted 6" in text
+    assert "got    9" in text
+    assert "This is the square." in text
+    assert "– twice zero is zero" in text
+    assert "hint(1) shows a nudge." in text
 
 
 def test_report_counts_what_held_before_the_failure(demo):
-    told = printed_by_check(demo, lambda x: 6)
-    assert "✓ twice three is six" in told
-    assert "✗ twice zero is zero" in told
-    assert "1 of 2" in told
+    text = printed_by_check(demo, lambda x: 6)
+    assert "✓ twice three is six" in text
+    assert "✗ twice zero is zero" in text
+    assert "1 of 2" in text
 
 
 def test_report_of_a_pass_says_points(demo):
-    told = printed_by_check(demo, lambda x: x + x)
-    assert "2 of 2" in told
-    assert "passed: 1 point" in told
+    text = printed_by_check(demo, lambda x: x + x)
+    assert "2 of 2" in text
+    assert "passed: 1 point" in text
 
 
 def test_stub_is_told_as_not_done_and_still_fails(demo):
@@ -118,36 +113,34 @@ def test_error_shows_the_learners_own_line(demo):
     def answer(x):
         return helper_that_breaks(x) + 1
 
-    told = printed_by_check(demo, answer)
-    assert "return x / 0  # the line to be shown" in told
-    assert "in helper_that_breaks, line" in told
-    assert "ZeroDivisionError: division by zero" in told
-    assert "Nothing has to be divided." in told
-    assert "answer.py" not in told
+    text = printed_by_check(demo, answer)
+    assert "return x / 0  # the line to be shown" in text
+    assert "in helper_that_breaks, line" in text
+    assert "ZeroDivisionError: division by zero" in text
+    assert "Nothing has to be divided." in text
+    assert "answer.py" not in text
 
 
 def test_wrong_number_of_arguments_shows_the_call_that_was_made(demo):
-    told = printed_by_check(demo, lambda: 6)
-    assert "on     double(3)" in told
-    assert "before its first line ran" in told
-    assert "positional argument" in told
+    text = printed_by_check(demo, lambda: 6)
+    assert "on     double(3)" in text
+    assert "before its first line ran" in text
+    assert "positional argument" in text
 
 
 def test_what_cannot_be_compared_is_told_not_raised(demo):
-    told = printed_by_check(demo, lambda x: "six")
-    assert "✗ twice three is six" in told
-    assert "'six'" in told
+    text = printed_by_check(demo, lambda x: "six")
+    assert "✗ twice three is six" in text
+    assert "'six'" in text
 
 
 def test_error_in_a_check_of_strange_output_is_told(demo):
-    @demo.property("has a length")
-    def length(answer):
-        assert answer(1).shape == ()
-
-    told = printed_by_check(demo, lambda x: 2 * x)
-    assert "✗ has a length" in told
-    assert "got    2, a int" in told
-    assert "This cannot be compared" in told
+    use = probe("a call")(lambda answer, generator: answer(1).shape)
+    demo.asks("has a length", use)
+    text = printed_by_check(demo, lambda x: 2 * x)
+    assert "✗ has a length" in text
+    assert "got    2, a int" in text
+    assert "This cannot be compared" in text
 
 
 def test_learners_prints_show_on_failure_alone(demo):
@@ -155,10 +148,10 @@ def test_learners_prints_show_on_failure_alone(demo):
         print("x is", x)
         return 2 * x if x else 1
 
-    told = printed_by_check(demo, loud)
-    assert "your function printed" in told
-    assert "x is 0" in told
-    assert "x is 3" not in told
+    text = printed_by_check(demo, loud)
+    assert "your function printed" in text
+    assert "x is 0" in text
+    assert "x is 3" not in text
 
     def right(x):
         print("x is", x)
@@ -260,11 +253,10 @@ def test_close_wants_equal_shapes_and_takes_nan_for_nan():
     assert not close(1.0, 1.01)
 
 
-def test_expect_tells_shapes_apart():
-    with pytest.raises(Mismatch) as failure:
-        expect(torch.ones(2), torch.ones(3), on="x")
-    assert "shape (3,)" in failure.value.wanted
-    assert "shape (2,)" in failure.value.got
+def test_shapes_are_told_apart():
+    wanted, got = told(torch.ones(2), torch.ones(3))
+    assert "shape (3,)" in wanted
+    assert "shape (2,)" in got
 
 
 def test_show_is_short_enough_to_read():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,6 @@ from tiny_lm.config import (
     MLAConfig,
     ModelConfig,
     MoEConfig,
-    TrainConfig,
     deepseek_v2,
     deepseek_v3,
     preset,
@@ -41,6 +41,8 @@ MODEL = {
     "d_ffn": 16,
     "attention": MHAConfig(**MHA),
 }
+SPARSE = MODEL | {"num_dense_layers": 1, "moe": MoEConfig(**MOE)}
+ODD_MOE = MoEConfig(**MOE | {"d_expert": 6})
 
 
 def test_widths_and_layers_that_follow_from_others():
@@ -140,6 +142,9 @@ def test_a_config_cannot_be_changed_and_takes_keywords_only(config):
         (MoEConfig, MOE, {"top_groups": 2}, "keep top_groups=2 of num_groups=1"),
         (MoEConfig, MOE, {"top_k": 9}, "choose top_k=9 of the 8 experts"),
         (MoEConfig, MOE, {"num_groups": 8}, "choose top_k=2 of the 1 experts"),
+        (MoEConfig, MOE, {"top_k": 1}, "top_k=1: .* the router would learn nothing"),
+        (MoEConfig, MOE, {"route_scale": 0.0}, "route_scale must be positive"),
+        (MoEConfig, MOE, {"bias_rate": math.nan}, "bias_rate must be a finite number"),
         (FP8Config, {}, {"tile": 0}, "FP8Config.tile must be positive"),
         (FP8Config, {}, {"block": -4}, "FP8Config.block must be positive, got -4"),
         (ModelConfig, MODEL, {"d_ffn": 0}, "ModelConfig.d_ffn must be positive"),
@@ -147,10 +152,15 @@ def test_a_config_cannot_be_changed_and_takes_keywords_only(config):
         (ModelConfig, MODEL, {"num_dense_layers": 3}, "between 0 and num_layers=2"),
         (ModelConfig, MODEL, {"num_mtp": -1}, "num_mtp must not be negative, got -1"),
         (ModelConfig, MODEL, {"num_dense_layers": 1}, "a model without moe has"),
-        (TrainConfig, {}, {"steps": 0}, "TrainConfig.steps must be positive, got 0"),
-        (TrainConfig, {}, {"lr": -0.1}, "TrainConfig.lr must be positive, got -0.1"),
-        (TrainConfig, {}, {"eval_every": 0}, "TrainConfig.eval_every must be positive"),
-        (TrainConfig, {}, {"warmup_steps": -1}, "warmup_steps must not be negative"),
+        (
+            ModelConfig,
+            MODEL,
+            {"norm_eps": 0.0},
+            "norm_eps must be positive",
+        ),
+        (ModelConfig, MODEL, {"mtp_weight": -1.0}, "mtp_weight must not be negative"),
+        (ModelConfig, SPARSE, {"d_model": 10}, "d_model=10 must be a multiple of 4"),
+        (ModelConfig, SPARSE, {"moe": ODD_MOE}, "moe.d_expert=6 must be a multiple of"),
     ],
 )
 def test_an_impossible_value_is_refused_by_name(kind, fields, changes, message):
@@ -163,7 +173,7 @@ def test_a_limit_that_just_holds_is_accepted():
     assert MoEConfig(**MOE | {"top_k": 8}).top_k == 8
     assert MoEConfig(**MOE | {"num_groups": 4, "top_groups": 1}).top_groups == 1
     assert replace(tiny(), num_dense_layers=4).num_moe_layers == 0
-    assert TrainConfig(warmup_steps=0).warmup_steps == 0
+    assert MoEConfig(**MOE | {"num_experts": 1, "top_k": 1}).top_k == 1  # no choice
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,9 @@ def _two_wide(**changes) -> ModelConfig:
 
 
 ONE_MOE_LAYER = {
+    "d_model": 4,
     "num_dense_layers": 0,
-    "moe": MoEConfig(num_experts=4, num_shared=2, top_k=1, d_expert=1),
+    "moe": MoEConfig(num_experts=4, num_shared=2, top_k=2, d_expert=4),
 }
 
 
@@ -73,13 +74,13 @@ def test_a_dense_model_is_counted_matrix_by_matrix():
 
 def test_a_token_uses_top_k_of_the_routed_experts_and_all_of_the_rest():
     count = count_parameters(_two_wide(**ONE_MOE_LAYER))
-    assert count.by_part["routed_experts"] == 4 * 3 * 2 * 1
-    assert count.active_by_part["routed_experts"] == 1 * 3 * 2 * 1
-    assert count.active_by_part["shared_experts"] == 2 * 3 * 2 * 1
-    assert count.active_by_part["router"] == 4 * 2
-    assert count.total - count.active == 3 * 6
-    assert count.active_without_embedding == count.active - 10
-    assert count.active_without_embedding_and_head == count.active - 20
+    assert count.by_part["routed_experts"] == 4 * 3 * 4 * 4
+    assert count.active_by_part["routed_experts"] == 2 * 3 * 4 * 4
+    assert count.active_by_part["shared_experts"] == 2 * 3 * 4 * 4
+    assert count.active_by_part["router"] == 4 * 4
+    assert count.total - count.active == 2 * 48
+    assert count.active_without_embedding == count.active - 20
+    assert count.active_without_embedding_and_head == count.active - 40
 
 
 def test_a_prediction_module_is_two_norms_a_projection_a_block_and_a_norm():
@@ -87,8 +88,9 @@ def test_a_prediction_module_is_two_norms_a_projection_a_block_and_a_norm():
     dense = count_parameters(_two_wide(num_mtp=2))
     assert dense.by_part["mtp"] == 2 * (3 * 2 + 4 * 2 + block + 18)
     moe = count_parameters(_two_wide(num_mtp=1, **ONE_MOE_LAYER))
-    assert moe.by_part["mtp"] == 3 * 2 + 4 * 2 + block + 12 + 24 + 8
-    assert moe.active_by_part["mtp"] == 3 * 2 + 4 * 2 + block + 12 + 6 + 8
+    block = 16 + 8 + 8 + 16 + 8  # twice as wide
+    assert moe.by_part["mtp"] == 3 * 4 + 8 * 4 + block + 96 + 192 + 16
+    assert moe.active_by_part["mtp"] == 3 * 4 + 8 * 4 + block + 96 + 96 + 16
 
 
 def test_biases_belong_to_queries_keys_and_values():
@@ -104,10 +106,10 @@ def test_expert_combinations_grow_from_120_to_billions_at_the_same_cost():
     assert expert_combinations(sixty_four) == 4_426_165_368
 
 
-def test_two_tokens_that_choose_one_of_two_experts_meet_one_and_a_half():
-    moe = MoEConfig(num_experts=2, num_shared=0, top_k=1, d_expert=1)
-    assert experts_met(moe, 1) == 1
-    assert experts_met(moe, 2) == 1.5
+def test_two_tokens_that_choose_two_of_four_experts_meet_three():
+    moe = MoEConfig(num_experts=4, num_shared=0, top_k=2, d_expert=1)
+    assert experts_met(moe, 1) == 2
+    assert experts_met(moe, 2) == 3
 
 
 def test_experts_met_is_the_mean_of_even_and_independent_choices():
@@ -216,11 +218,12 @@ def test_each_predicted_token_multiplies_by_the_head_once_more():
 
 
 @pytest.mark.parametrize("attention", [tiny_dense().attention, tiny().attention])
-def test_flops_counted_in_a_forward_pass_are_the_closed_form(attention, monkeypatch):
-    monkeypatch.setattr(matmul, "HAS_ONEDNN", False)  # the meter does not know it
+def test_flops_counted_in_a_forward_pass_are_the_closed_form(attention):
     config = replace(tiny_dense(), attention=attention)
     model, tokens = LanguageModel(config), torch.zeros(2, 64, dtype=torch.int64)
-    with torch.no_grad(), FlopCounterMode(display=False) as meter:
+    # The meter does not know oneDNN's product.
+    plainly, meter = matmul.multiplying_by("plain"), FlopCounterMode(display=False)
+    with torch.no_grad(), plainly, meter:
         model(tokens)
     parts = forward_flops_by_part(config, seq_len=64, causal=False)
     wanted = sum(parts.values()) - parts["norms"]  # the meter sees products alone

@@ -3,26 +3,34 @@
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tiny_lm import data
+from tiny_lm import data, train
 from tiny_lm.course.experiments import __main__ as command
 from tiny_lm.course.experiments import fp8_plan, plan
 from tiny_lm.course.experiments.corpus import Sources
 from tiny_lm.course.experiments.fp8_results import gaps, noise_floor, result, smooth
-from tiny_lm.course.experiments.fp8_training import Wired, build, move_by_an_ulp
+from tiny_lm.course.experiments.fp8_training import (
+    Wired,
+    build,
+    move_by_an_ulp,
+    train_exact,
+)
 from tiny_lm.course.experiments.pool import Pool
 from tiny_lm.course.experiments.records import FP8_NAMES, Store, Text
 from tiny_lm.data import Corpus, Document
+from tiny_lm.gpus import mesh
 from tiny_lm.model import LanguageModel
 from tiny_lm.moe import LocalDispatcher
 from tiny_lm.parallel.wire import fp8_wire
 from tiny_lm.quantize import Quantizer
 
+ARMS = fp8_plan.arms("tiny")
 TOY = fp8_plan.SHORT["tiny"]
 
 
@@ -46,11 +54,14 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory) -> Path:
-    """Pairs and branches of `tiny`, at toy length."""
+def recorded(tmp_path_factory) -> Iterator[Path]:
+    """Pairs and branches of `tiny`, at toy length and with two rungs."""
     folder = tmp_path_factory.mktemp("recorded")
-    session(folder).record(FP8_NAMES)
-    return folder
+    some = {name: fp8_plan.ladder()[name] for name in ("wire", "no masters")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fp8_plan, "ladder", lambda: some)
+        session(folder).record(FP8_NAMES)
+        yield folder
 
 
 def read(folder: Path, name: str) -> dict:
@@ -93,6 +104,18 @@ def test_seeds_come_one_after_the_other_so_that_a_cut_leaves_whole_ones():
     runs = fp8_plan.branches("tiny", replace(TOY, branch_seeds=2)).runs
     seeds = [run.training.seed for run in runs]
     assert seeds == sorted(seeds) and len(runs) == 2 * len(fp8_plan.arms("tiny"))
+
+
+@pytest.mark.parametrize(("config", "moved"), ARMS.values(), ids=ARMS.keys())
+def test_every_arm_learns(config, moved):
+    model = build(config, 0, "cpu")
+    optimizer = train.build_optimizer(model, TOY.pair)
+    tokens = torch.arange(2 * 33).view(2, 33) % 256
+    losses = [
+        train.train_step(model, optimizer, tokens, mesh.solo(), 1.0)["loss"]
+        for _ in range(2)
+    ]
+    assert losses[1] < losses[0] - 0.1
 
 
 # --- a run ---
@@ -145,6 +168,18 @@ def test_a_branch_starts_where_the_pair_ended(recorded):
     assert branch["val_loss"][0] < start["val_loss"][0] - 0.01
 
 
+def test_a_run_that_breaks_says_so_and_is_measured_before_it_broke(tmp_path):
+    parts = session(tmp_path).pool.parts
+    broken = replace(fp8_plan.pairs("tiny", TOY).runs[0], label="broken")
+    breaks = replace(broken.training, lr=1e30, final_lr=1e30, warmup_steps=0)
+    ticks = []
+    _, curves = train_exact(
+        replace(broken, training=breaks), None, parts, "cpu", lambda: ticks.append(1)
+    )
+    assert "so training stopped" in curves["stopped"] and len(ticks) < TOY.pair.steps
+    assert curves["final"]["own"] == pytest.approx(math.log(256), rel=0.05)
+
+
 # --- what is kept ---
 
 
@@ -175,6 +210,7 @@ def test_a_gap_is_a_loss_over_that_of_the_same_seed():
         run(fp8_plan.NULL, 1, 3.92),
         run("other", 1, 5.0),
         run("other", 2, 5.0),
+        run("other", 0, 9.0) | {"stopped": "loss was nan"},
     ]
     found = gaps(runs)
     assert found[fp8_plan.NULL]["own"] == pytest.approx([0.01, -0.02])
@@ -198,7 +234,7 @@ def test_after_the_deadline_nothing_starts_and_the_record_says_what_is_missing(
 ):
     late = session(tmp_path, deadline=time.time() - 1)
     late.record(["fp8_branches"])
-    assert not (tmp_path / "runs").exists()
+    assert list(tmp_path.iterdir()) == []
     store = session(recorded).pool.store
     more = fp8_plan.branches("tiny", replace(TOY, branch_seeds=2))
     record = result(more, store)

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = [ROOT / "_setup.py", *sorted((ROOT / "_ext").glob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-LEAVES = {"notation", "config", "parts", "hardware", "kernels"}
+LEAVES = {"notation", "config", "parts", "recipe", "hardware", "kernels"}
 JOINTS = {
     "train",
     "twins",
@@ -25,7 +25,14 @@ JOINTS = {
 }  # where model, gpus and parallel may meet
 ROOMS = {"gpus", "replay", "parallel", "course"}
 DOOR = ("gpus.witness", "replay.recorder")  # the one way from processes to tapes
-WIRED = {"gpus.launch", "gpus.mesh", "gpus.comm", "parallel.pipeline", "checkpoint"}
+WIRED = {
+    "gpus.launch",
+    "gpus.torchrun",
+    "gpus.mesh",
+    "gpus.comm",
+    "parallel.pipeline",
+    "checkpoint",
+}
 PARTS = (
     "01_baseline 02_moe 03_mla 04_fp8 05_comm 06_together 07_beyond appendix".split()
 )

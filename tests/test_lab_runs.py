@@ -27,7 +27,7 @@ def nbval(tmp_path):
             **os.environ,
             "PYTHONPATH": "",  # an instructor has no shape checks in the way
             "TINY_LM_PIECES": str(tmp_path / "pieces"),
-            "TINY_LM_LAB_SECONDS": "0.5",
+            "TINY_LM_LAB_STEPS": "5",
             "OMP_NUM_THREADS": "1",
         }
         ran = subprocess.run(

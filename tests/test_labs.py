@@ -13,7 +13,7 @@ from tiny_lm.course.__main__ import main
 from tiny_lm.course.checks.aid import BEGIN, END
 from tiny_lm.course.checks.task import TASKS
 from tiny_lm.course.labs import generator as labs
-from tiny_lm.course.labs.clock import steps_within
+from tiny_lm.course.labs.steps import training_steps
 
 SOURCES = sorted(labs.SOLUTIONS.glob("[0-9][0-9]_*.py"))
 ALLOWED = {"torch", "numpy", "matplotlib", "ipywidgets", "einops", "jaxtyping"}
@@ -51,7 +51,7 @@ ANSWER = f"def f(x: int) -> int:\n    {BEGIN}\n    return 2 * x\n    {END}"
 
 @each_lab
 def test_regenerating_changes_nothing(source, monkeypatch):
-    monkeypatch.setenv("TINY_LM_LAB_SECONDS", "0.2")
+    monkeypatch.setenv("TINY_LM_LAB_STEPS", "3")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     solved = labs.with_outputs(labs.build(source))
     for folder, made in (
@@ -256,11 +256,14 @@ def test_command_writes_both_notebooks(tmp_path, monkeypatch, write_source, caps
     assert len(read(tmp_path, source).cells) == 3
 
 
-def test_loops_by_the_clock_end_and_always_take_a_step(monkeypatch):
-    assert [step for step, _ in steps_within(1e-9)] == [0]
-    monkeypatch.setenv("TINY_LM_LAB_SECONDS", "0.05")
-    shares = [share for _, share in steps_within(60)]
-    assert shares[0] == 0 and shares == sorted(shares) and shares[-1] < 1
+def test_a_training_takes_its_steps_whatever_the_clock_says(monkeypatch):
+    monkeypatch.delenv("TINY_LM_LAB_STEPS", raising=False)
+    assert list(training_steps(4)) == [(0, 0), (1, 0.25), (2, 0.5), (3, 0.75)]
+    monkeypatch.setenv("TINY_LM_LAB_STEPS", "2")
+    assert list(training_steps(4)) == [(0, 0), (1, 0.5)]
+    assert list(training_steps(1)) == [(0, 0)]
+    monkeypatch.setenv("TINY_LM_LAB_STEPS", "0")
+    assert list(training_steps(4)) == [(0, 0)]
 
 
 def test_pieces_of_a_run_lie_where_the_environment_says():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from cloudpickle import register_pickle_by_value
 
-from tiny_lm.gpus import comm, launch, mesh
+from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.launch import run_ranks
 
 register_pickle_by_value(sys.modules[__name__])  # so that ranks need not import pytest
@@ -48,22 +48,6 @@ def work(rank, factor):
 boxes = run_ranks(2, work, 10, start_method=sys.argv[1])
 assert all(type(box) is Box for box in boxes)
 print([box.value for box in boxes])
-"""
-
-TORCHRUN = """
-import sys
-import torch
-from tiny_lm.gpus import comm, launch, mesh
-
-def work(rank, add):
-    group = mesh.world()
-    assert (group.rank, group.size) == (rank, 2)
-    return int(comm.all_reduce(torch.tensor([rank + add]), group))
-
-assert launch.under_torchrun()
-rank, total = launch.run_torchrun_rank(work, 5)
-assert not torch.distributed.is_initialized()
-print(f"rank {rank} has {total}\\n", end="")
 """
 
 
@@ -267,34 +251,6 @@ def test_a_script_needs_no_guard_and_runs_in_silence(tmp_path, start_method):
     *at_work, result = done.stdout.splitlines()
     assert sorted(at_work) == ["rank 0 at work", "rank 1 at work"]
     assert result == "[10, 10]"
-
-
-def test_torchrun_runs_the_same_function(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(TORCHRUN)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        + ["--nproc-per-node", "2", script],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=_environ(),
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split("\n"))[-2:] == ["rank 0 has 11", "rank 1 has 11"]
-
-
-def test_joining_torchrun_without_torchrun_says_how_to_start():
-    assert not launch.under_torchrun()
-    with pytest.raises(RuntimeError, match="start with `torchrun"):
-        launch.join_torchrun()
-
-
-def test_a_torchrun_rank_without_a_gpu_of_its_own_says_so(monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
-    monkeypatch.setenv("LOCAL_RANK", "64")
-    with pytest.raises(RuntimeError, match="local rank 64 has no GPU of its own"):
-        launch.join_torchrun("cuda")
 
 
 def test_impossible_arguments_are_refused():

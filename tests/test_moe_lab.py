@@ -5,9 +5,9 @@ import torch
 
 from tiny_lm import moe, router
 from tiny_lm.config import MoEConfig
+from tiny_lm.course.checks.before.choices import alike, expert_ids, shares_of, told
 from tiny_lm.course.checks.expect import Mismatch
 from tiny_lm.course.checks.moe import stacks
-from tiny_lm.course.checks.moe.choices import alike, expert_ids, shares_of, told
 from tiny_lm.course.checks.moe.experts import run_experts
 from tiny_lm.course.checks.moe.gate import gate
 from tiny_lm.course.checks.moe.groups import limit_groups

@@ -11,6 +11,7 @@ from tiny_lm.router import (
     max_violation,
     route,
     sequence_loss,
+    shares,
 )
 
 
@@ -59,6 +60,28 @@ def test_the_bias_gets_no_gradient_and_leaves_that_of_the_scores_alone():
     chosen = torch.zeros(5, 8, dtype=torch.bool).scatter_(1, experts, True)
     assert not scores.grad[~chosen].any()
     assert scores.grad[chosen].all()
+
+
+@pytest.mark.parametrize(
+    ("logit", "dtype"),
+    [(-120.0, torch.float32), (-18.0, torch.float16), (-120.0, torch.bfloat16)],
+)
+def test_scores_that_all_underflow_give_equal_shares(logit, dtype):
+    logits = torch.full((1, 16), logit, dtype=dtype, requires_grad=True)
+    scores = logits.sigmoid()
+    assert not scores.any()
+    weights, experts = route(scores, torch.zeros(16), 4, 4, 2)
+    assert weights.tolist() == [[0.25] * 4]
+    loss = sequence_loss(scores.unsqueeze(0), experts.unsqueeze(0))
+    assert loss.item() == pytest.approx(1.0, rel=1e-2)  # every expert has its share
+    (weights[0, 0] + loss).backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_one_score_that_is_left_takes_all_and_larger_ones_are_shared_as_ever():
+    scores = torch.tensor([[0.0, 1e-40, 0.0], [0.2, 0.3, 0.0]])
+    assert shares(scores).tolist()[0] == [0.0, 1.0, 0.0]
+    assert torch.equal(shares(scores)[1], scores[1] / scores[1].sum())
 
 
 def test_more_experts_than_can_be_reached_are_refused():

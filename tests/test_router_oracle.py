@@ -25,7 +25,7 @@ SHAPES = [  # experts, chosen, groups, groups kept
     (16, 4, 1, 1),
     (160, 6, 1, 1),
     (24, 5, 4, 4),
-    (6, 1, 1, 1),
+    (6, 2, 1, 1),
 ]
 BIASES = {
     "none": lambda e, g: torch.zeros(e),
@@ -253,7 +253,7 @@ def test_update_bias_is_a_step_of_one_size_towards_the_mean_load():
 
 
 def test_an_expert_at_the_mean_load_keeps_its_bias_exactly():
-    router = _our_router((4, 1, 1, 1), torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    router = _our_router((4, 2, 1, 1), torch.tensor([0.1, 0.2, 0.3, 0.4]))
     before = router.bias.clone()
     router.update_bias(torch.tensor([7, 7, 7, 7]))
     assert torch.equal(router.bias, before)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tiny_lm import runs, train
+from tiny_lm import journal, runs
 from tiny_lm.config import ModelConfig, TrainConfig, preset
 from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.launch import run_ranks
@@ -200,11 +200,44 @@ def _evaluate(job: Job, model: torch.nn.Module) -> float:
     return evaluate(model, batches(job, *parts)[1], mesh.solo())
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_that_diverges_says_at_which_step_and_keeps_the_last_good(
+    tmp_path, ranks
+):
+    training = replace(TRAINING, steps=9, lr=1e6, warmup_steps=0)
+    job = Job(config=preset("tiny"), training=training, ranks=ranks, progress=False)
+    job = replace(job, out=tmp_path / "run")
+    with pytest.raises(RuntimeError, match=r"was (nan|inf) at step \d, so") as caught:
+        run(job)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"good one, are in {job.out}; a lower --lr than 1e+06 helps" in message
+    metrics = runs.read_metrics(job.out)  # JSON throughout
+    assert f"the weights of step {metrics[-1]['step']}," in message
+    model = runs.load_model(job.out)  # finite throughout
+    _, *parts = read_corpus(job)
+    last = batches(job, *parts)[0].at(metrics[-1]["step"] - 1)
+    assert model.loss(last).next_token.item() == pytest.approx(
+        metrics[-1]["loss"], rel=1e-2
+    )
+    summary = json.loads((job.out / "summary.json").read_text())
+    assert summary["stopped"] in message
+    assert summary["steps"] == metrics[-1]["step"]
+
+
+def test_emulated_ranks_and_a_gpu_do_not_go_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    job = Job(config=_plain(), training=TRAINING, ranks=4, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="start with torchrun --nproc-per-node 4"):
+        run(replace(job, device="cuda"))
+    assert not job.out.exists()
+
+
 def test_a_run_is_settled_while_it_trains_and_not_longer(tmp_path, monkeypatch):
     seen = []
-    record = train._report
+    record = journal.report
     monkeypatch.setattr(
-        train, "_report", lambda *a: seen.append(gc.get_freeze_count()) or record(*a)
+        journal, "report", lambda *a: seen.append(gc.get_freeze_count()) or record(*a)
     )
     run(Job(config=_plain(), training=TRAINING, ranks=1, out=tmp_path, progress=False))
     assert len(seen) == TRAINING.steps and min(seen) > 0

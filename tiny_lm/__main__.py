@@ -10,19 +10,20 @@ Bad input ends in one line and exit code 2, before any process starts.
 """
 
 import argparse
-import json
-import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tiny_lm import costs, runs
+import torch
+
+from tiny_lm import console, costs, runs
 from tiny_lm.config import PRESETS, TrainConfig, preset
-from tiny_lm.data import encode
+from tiny_lm.files import to_json
 from tiny_lm.generate import generate, stream
-from tiny_lm.gpus import launch
-from tiny_lm.job import Job, new_run_folder
+from tiny_lm.gpus import torchrun
+from tiny_lm.job import Job, choose_device
 from tiny_lm.train import run
 
 SAMPLE_PROMPT = "def "
@@ -30,7 +31,7 @@ SAMPLE_BYTES = 160
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tiny_lm", description=__doc__)
+    parser = console.Parser(prog="python -m tiny_lm", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands.add_parser("train", help="train a preset and save the run"))
@@ -45,7 +46,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     t = TrainConfig()
     add = parser.add_argument
     add("preset", nargs="?", default="tiny", help="tiny (default) or tiny_dense")
-    add("--ranks", type=int, default=4, help="emulated GPUs (default 4)")
+    add("--ranks", type=int, help="emulated GPUs (default 4); torchrun has its own")
     add("--steps", type=int, default=t.steps, help=f"default {t.steps}")
     add("--batch-size", type=int, default=t.batch_size, help="over all ranks")
     add("--seq-len", type=int, default=t.seq_len, help=f"bytes, default {t.seq_len}")
@@ -54,7 +55,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--mtp", type=int, default=0, help="further tokens predicted (default 0)")
     add("--data", type=Path, help="a UTF-8 file or a folder; default: Python's source")
     add("--out", type=Path, help="folder of the run; default runs/PRESET-N")
-    add("--device", default="cpu", help="cpu (default) or cuda")
+    add("--device", help="cpu or cuda; default: under torchrun the GPUs, else the CPU")
     add("--json", action="store_true", help="end with one JSON line on stdout")
 
 
@@ -78,16 +79,19 @@ def _train(args: argparse.Namespace) -> None:
         seq_len=args.seq_len,
         lr=args.lr,
         seed=args.seed,
-        warmup_steps=min(TrainConfig().warmup_steps, args.steps // 10),
+        warmup_steps=min(20, args.steps // 10) if args.steps > 0 else None,
     )
-    ranks = int(os.environ["WORLD_SIZE"]) if launch.under_torchrun() else args.ranks
+    place = torchrun.placement()
+    ranks = place.world_size if place else 4 if args.ranks is None else args.ranks
+    if args.ranks not in (None, ranks):
+        raise ValueError(f"torchrun started {ranks} ranks: leave --ranks {args.ranks}")
     job = Job(
         config=config,
         training=training,
         ranks=ranks,
         data=args.data,
-        out=args.out or new_run_folder(Path("runs"), config.name),
-        device=args.device,
+        out=args.out,
+        device=choose_device(args.device, place.local_size if place else 0),
     )
     summary = run(job)
     if summary is not None:
@@ -96,7 +100,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(summary))
+        print(to_json(summary))
         return
     for name, value in summary.items():
         shown = f"{value:,}" if isinstance(value, int) else value
@@ -108,41 +112,33 @@ def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
 def _generate(args: argparse.Namespace) -> None:
     if args.bytes < 1:
         raise ValueError(f"--bytes must be positive, got {args.bytes}")
+    if not -(2**63) <= args.seed < 2**63:
+        raise ValueError(f"--seed has 64 bits, got {args.seed}")
     model = runs.load_model(args.run)
-    sys.stdout.write(args.prompt)
-    for byte in stream(
-        model, encode(args.prompt), args.bytes, args.temperature, args.top_p, args.seed
-    ):
-        sys.stdout.flush()
-        sys.stdout.buffer.write(bytes([byte]))
-    print(flush=True)
+    prompt = args.prompt.encode(errors="surrogateescape")  # what is no UTF-8 stays
+    tokens = torch.tensor(list(prompt), dtype=torch.int64)
+    new = stream(model, tokens, args.bytes, args.temperature, args.top_p, args.seed)
+    first = next(new)  # here wrong use is refused, before anything is written
+    console.write_bytes(prompt + bytes([first]))
+    for byte in new:
+        console.write_bytes(bytes([byte]))
+    console.write_bytes(b"\n")
 
 
 def _cost(args: argparse.Namespace) -> None:
     config = preset(args.preset)
-    print(json.dumps(costs.summary(config)) if args.json else costs.table(config))
+    print(to_json(costs.summary(config)) if args.json else costs.table(config))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 where a rank failed; 2 for bad input.
+        The exit code, as `console` has it.
     """
     args = _parser().parse_args(argv)
     command = {"train": _train, "generate": _generate, "cost": _cost}[args.command]
-    try:
-        command(args)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    return console.run(partial(command, args))
 
 
 if __name__ == "__main__":

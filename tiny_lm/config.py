@@ -18,8 +18,12 @@ from tiny_lm.parts import (
     MLAConfig,
     MoEConfig,
     require,
+    require_numbers,
     require_positive,
 )
+from tiny_lm.recipe import TrainConfig as TrainConfig
+
+WIDTH_MULTIPLE = 4  # grouped products read FP32 rows that begin at every 16th byte
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +50,13 @@ class ModelConfig:
     init_std: float = 0.006
 
     def __post_init__(self) -> None:
+        require_numbers(self)
+        self._check_parts()
         require_positive(
             self, "vocab_size", "d_model", "num_layers", "d_ffn", "max_len", "init_std"
         )
+        require_positive(self, "norm_eps")
+        require(self.mtp_weight >= 0, "mtp_weight must not be negative")
         require(
             0 <= self.num_dense_layers <= self.num_layers,
             f"num_dense_layers={self.num_dense_layers} must lie between 0 and "
@@ -59,6 +67,21 @@ class ModelConfig:
             self.moe is not None or self.num_dense_layers == self.num_layers,
             "a model without moe has num_dense_layers equal to num_layers",
         )
+
+    def _check_parts(self) -> None:
+        kinds = {"attention": (MHAConfig, MLAConfig)}
+        kinds |= {"moe": (MoEConfig, type(None)), "fp8": (FP8Config, type(None))}
+        for name, kind in kinds.items():
+            part = getattr(self, name)
+            require(isinstance(part, kind), f"{name} cannot be {part!r}")
+        if self.moe:
+            widths = {"d_model": self.d_model, "moe.d_expert": self.moe.d_expert}
+            for name, width in widths.items():
+                require(
+                    width % WIDTH_MULTIPLE == 0,
+                    f"{name}={width} must be a multiple of {WIDTH_MULTIPLE}: the "
+                    "products of all experts at once take no other widths",
+                )
 
     @property
     def num_moe_layers(self) -> int:
@@ -88,39 +111,8 @@ class ModelConfig:
                 fields["fp8"] = FP8Config(**fields["fp8"])
             return cls(**fields)
         except (TypeError, KeyError) as error:
-            raise ValueError(f"not a model config: {error}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training run.
-
-    Raises:
-        ValueError: a count or a rate is not positive, or `warmup_steps` is negative.
-    """
-
-    steps: int = 300
-    batch_size: int = 16  # sequences a step, over all ranks
-    seq_len: int = 128
-    lr: float = 3e-3
-    final_lr: float = 3e-4
-    warmup_steps: int = 20
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    seed: int = 0
-    eval_every: int = 100
-    eval_batches: int = 8
-
-    def __post_init__(self) -> None:
-        require_positive(
-            self, "steps", "batch_size", "seq_len", "lr", "final_lr", "clip"
-        )
-        require_positive(self, "eval_every", "eval_batches")
-        require(
-            0 <= self.warmup_steps,
-            f"warmup_steps must not be negative, got {self.warmup_steps}",
-        )
+            fault = " ".join(str(error).split())
+            raise ValueError(f"not a model config: {fault}") from error
 
 
 def tiny() -> ModelConfig:

@@ -5,14 +5,14 @@ Chapter: 06_together/full_model
 Bad input is found here, before any process starts.
 """
 
-import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from tiny_lm import data
+from tiny_lm import data, files, runs
 from tiny_lm.config import ModelConfig, TrainConfig
 
 
@@ -20,12 +20,13 @@ from tiny_lm.config import ModelConfig, TrainConfig
 class Job:
     """All that a rank has to know of a run.
 
-    `data` is a UTF-8 file or a folder; None takes the default corpus.
+    `data` is a UTF-8 file or a folder; None takes the default corpus. Without `out` the
+    run gets a folder of its own, `runs/NAME-N`.
     """
 
     config: ModelConfig
     training: TrainConfig
-    out: Path
+    out: Path | None = None
     ranks: int = 4
     data: Path | None = None
     device: str = "cpu"
@@ -37,23 +38,45 @@ class Job:
         Raises:
             ValueError: what was wanted, and what came.
         """
+        _check_model(self.config, self.training)
         _check_ranks(self.config, self.training, self.ranks)
         _check_device(self.device)
         batches(self, *read_corpus(self)[1:])
 
-    def open_folder(self) -> None:
-        """Make the run's folder, with empty metrics.
+    def open_folder(self) -> Self:
+        """The job with a folder that is nobody else's, made now; metrics are empty.
 
         Raises:
-            ValueError: it cannot be written, or it holds a run already.
+            ValueError: it cannot be written, or there is something in it already.
         """
-        if (self.out / "model.safetensors").exists():
-            raise ValueError(f"{self.out} holds a run already; name another --out")
+        if self.out is None:
+            out = files.claim_next(Path("runs"), self.config.name)
+            (out / runs.METRICS).touch()
+            return replace(self, out=out)
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "metrics.jsonl").write_text("")
-        except OSError as error:
-            raise ValueError(f"cannot write to {self.out}: {error.strerror}") from error
+            files.claim(self.out, runs.METRICS)
+        except ValueError as error:
+            raise ValueError(f"{error}; name another --out") from error
+        return self
+
+
+def _check_model(config: ModelConfig, training: TrainConfig) -> None:
+    if config.vocab_size < 256:
+        raise ValueError(f"bytes have 256 values, vocab_size={config.vocab_size}")
+    if training.seq_len > config.max_len:
+        raise ValueError(
+            f"seq_len={training.seq_len} is longer than max_len={config.max_len}"
+        )
+    if training.seq_len <= config.num_mtp:
+        raise ValueError(
+            f"num_mtp={config.num_mtp} further tokens need sequences longer than that, "
+            f"and seq_len={training.seq_len}"
+        )
+    if torch.get_default_dtype() != torch.float32:
+        raise ValueError(
+            f"torch's default dtype is {torch.get_default_dtype()}, and training keeps "
+            "its weights in torch.float32: set it back before"
+        )
 
 
 def _check_ranks(config: ModelConfig, training: TrainConfig, ranks: int) -> None:
@@ -67,10 +90,6 @@ def _check_ranks(config: ModelConfig, training: TrainConfig, ranks: int) -> None
         raise ValueError(
             f"{ranks} ranks cannot share {training.batch_size} sequences evenly"
         )
-    if training.seq_len > config.max_len:
-        raise ValueError(
-            f"seq_len={training.seq_len} is longer than max_len={config.max_len}"
-        )
 
 
 def _check_device(device: str) -> None:
@@ -78,6 +97,27 @@ def _check_device(device: str) -> None:
         raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, but torch sees no GPU here")
+
+
+def choose_device(asked: str | None, local_ranks: int) -> str:
+    """Where to train: as asked; else on GPUs, if every rank here gets one of its own.
+
+    Args:
+        local_ranks: how many torchrun started on this machine; 0 without it, when
+            ranks are emulated and belong to the CPU.
+
+    Raises:
+        ValueError: there are GPUs, but too few.
+    """
+    gpus = torch.cuda.device_count() if local_ranks else 0
+    if asked or not gpus:
+        return asked or "cpu"
+    if gpus < local_ranks:
+        raise ValueError(
+            f"{local_ranks} ranks here and {gpus} GPU(s): start as many ranks as GPUs "
+            f"(--nproc-per-node {gpus}), or add --device cpu"
+        )
+    return "cuda"
 
 
 def read_corpus(job: Job) -> tuple[data.Corpus, Tensor, Tensor]:
@@ -102,13 +142,4 @@ def batches(
     return (
         data.Batches(train, t.batch_size, t.seq_len, t.seed),
         data.EvalBatches(validation, t.batch_size, t.seq_len, t.eval_batches),
-    )
-
-
-def new_run_folder(parent: Path, name: str) -> Path:
-    """`parent/name-1`, or the next number that is free."""
-    return next(
-        folder
-        for number in itertools.count(1)
-        if not (folder := parent / f"{name}-{number}").exists()
     )

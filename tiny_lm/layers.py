@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tiny_lm.kernels import Work, fused, num_bytes, precision
-from tiny_lm.matmul import ROW_MULTIPLE, grouped_linear, linear
+from tiny_lm.matmul import ROW_MULTIPLE, grouped_linear, library, linear
 
 
 @runtime_checkable
@@ -64,7 +64,7 @@ class Products:
     head: Matmul = linear
 
 
-PLAIN = Products(linear, grouped_linear, ROW_MULTIPLE)
+PLAIN = Products(linear, grouped_linear, ROW_MULTIPLE if library() == "onednn" else 1)
 
 
 class Linear(nn.Module):

@@ -4,9 +4,10 @@ Chapter: 06_together/full_model
 Source: onednn
 
 PyTorch carries two libraries for FP32 products on a CPU. MKL is the one behind `@`.
-oneDNN was up to twice as fast in products of this course's shapes, on the AMD processor
-where we compared them; on Intel's we did not. Its operator was made for PyTorch's
-compiler: like a layer, it multiplies by the transpose of its second matrix.
+oneDNN is reached by an operator that was made for PyTorch's compiler: like a layer, it
+multiplies by the transpose of its second matrix. Which is faster depends on the
+processor, so `faster_library` chooses, by a rule and not by a stopwatch: all ranks and
+all runs on a machine must choose alike, or equal seeds would not give equal bits.
 
 oneDNN builds a program for each shape, half a millisecond of work, and keeps about a
 thousand. Experts read another number of rows at every step. So their rows are padded to
@@ -18,7 +19,8 @@ PyTorch was built without oneDNN. Sums are added in another order, so the two di
 the last bits.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
@@ -28,18 +30,71 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tiny_lm.kernels import Work, emulation, kernel, num_bytes, precision
+from tiny_lm.processor import Processor, this_processor
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
-    torch.ops.mkldnn, "_linear_pointwise"
-)
+
+def _has_onednn() -> bool:
+    """Whether this PyTorch has the operator, which is private, as we call it."""
+    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if operator is None or not torch.backends.mkldnn.is_available():
+        return False
+    given = ["X", "W", "B", "attr", "scalars", "algorithm"]
+    return [one.name for one in operator.default._schema.arguments] == given
+
+
+HAS_ONEDNN = _has_onednn()
+LIBRARIES = ("plain", "onednn") if HAS_ONEDNN else ("plain",)
 ROW_MULTIPLE = 16  # 1.5 % of padding at 16 experts of 512 rows each
 # Multiply-adds an expert from which oneDNN won: 16 experts of `tiny` do, 64 do not.
 WORTH_A_CALL = 3_000_000
+AMD_ZEN_5 = 26  # family
+
+
+def faster_library(processor: Processor) -> str:
+    """ "onednn" where its products are the faster ones, else "plain": PyTorch's `@`.
+
+    On processors that Intel did not make, MKL uses vectors of 256 bits. AMD's cores of
+    family 26 (Zen 5) multiply 512 bits at once, and MKL leaves half of them unused:
+    213 GFLOP/s against oneDNN's 471 on two cores. AMD's cores before them (Zen 4) take
+    512 bits in two halves, so there is nothing to win; on Intel's, MKL uses all. There
+    oneDNN loses: it takes longer for each call, and copies a matrix to transpose it.
+    `python -m tiny_lm.course.bench.libraries` measures both, by shape.
+    """
+    wide = processor.maker == "AuthenticAMD" and processor.family >= AMD_ZEN_5
+    wide = wide and processor.vectors == "AVX512"
+    return (
+        "onednn" if HAS_ONEDNN and wide and processor.vectors == "AVX512" else "plain"
+    )
+
+
+_library = faster_library(this_processor())
+
+
+def library() -> str:
+    """The library that FP32 products on this CPU go to: "onednn" or "plain"."""
+    return _library
+
+
+@contextmanager
+def multiplying_by(name: str) -> Iterator[None]:
+    """Use one library inside the `with`, to compare it; ranks started there do not.
+
+    Raises:
+        ValueError: this PyTorch does not have it.
+    """
+    global _library
+    if name not in LIBRARIES:
+        raise ValueError(f"no library {name!r} here: {', '.join(LIBRARIES)}")
+    before, _library = _library, name
+    try:
+        yield
+    finally:
+        _library = before
 
 
 def times(a: Float[Tensor, "N K"], b: Float[Tensor, "M K"]) -> Float[Tensor, "N M"]:
     """`a @ b.T`, without gradients."""
-    if not _is_fast(a, b):
+    if not _by_onednn(a, b):
         return a @ b.T
     with kernel("mm", partial(_work, a, b)):  # as PyTorch calls it: tapes are alike
         return _onednn(a, b)
@@ -61,21 +116,24 @@ def outer(a: Float[Tensor, "N M"], b: Float[Tensor, "N K"]) -> Float[Tensor, "M 
     oneDNN copies its first matrix where it is a transpose, so the narrower of the two
     goes first.
     """
-    if not _is_fast(a, b):
+    if not _by_onednn(a, b):
         return a.T @ b
     if a.shape[1] < b.shape[1]:
         return times(a.T, b.T)
     return times(b.T, a.T).T
 
 
-def _is_fast(a: Tensor, b: Tensor) -> bool:
+def _by_onednn(a: Tensor, b: Tensor) -> bool:
     return (
-        HAS_ONEDNN
-        and a.device.type == "cpu"
-        and a.dtype == b.dtype == torch.float32
+        _library == "onednn"
+        and _is_fp32_on_cpu(a, b)
         and a.numel() > 0
         and b.numel() > 0
     )
+
+
+def _is_fp32_on_cpu(a: Tensor, b: Tensor) -> bool:
+    return a.device.type == "cpu" and a.dtype == b.dtype == torch.float32
 
 
 class _Linear(torch.autograd.Function):
@@ -99,7 +157,7 @@ def linear(
     x: Float[Tensor, "... K"], weight: Float[Tensor, "M K"]
 ) -> Float[Tensor, "... M"]:
     """`F.linear` without a bias, forward and backward."""
-    if not _is_fast(x, weight):
+    if not _by_onednn(x, weight):
         return F.linear(x, weight)
     y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight)
     return y.view(*x.shape[:-1], weight.shape[0])
@@ -128,7 +186,7 @@ def grouped_linear(
     """
     if rows.dtype == torch.float64 or rows.shape[0] == 0:  # the kernel refuses both
         return grouped_loop(rows, weight, ends)
-    if not _is_fast(rows, weight):
+    if not _is_fp32_on_cpu(rows, weight):
         return F.grouped_mm(rows, weight.mT, offs=ends)
     return _GroupedLinear.apply(rows, weight, ends)
 
@@ -210,7 +268,7 @@ def _counts(ends: Tensor) -> list[int]:
 def _pays(a: Tensor, b: Tensor, ends: Tensor, multiply_adds: float) -> bool:
     """Whether a oneDNN product for each expert beats PyTorch's grouped product."""
     return (
-        _is_fast(a, b)
+        _by_onednn(a, b)
         and multiply_adds >= WORTH_A_CALL
         and not (ends % ROW_MULTIPLE).any()
     )

@@ -6,7 +6,10 @@ Source: deepseek_v3, section 4.2; deepseek_v2, section 3.1
 The comment behind a field is the symbol of the paper.
 """
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
+from types import UnionType
+from typing import get_args
 
 
 def require(holds: bool, message: str) -> None:
@@ -31,6 +34,30 @@ def require_positive(owner: object, *names: str) -> None:
         require(value > 0, f"{what} must be positive, got {value}")
 
 
+def require_numbers(owner: object) -> None:
+    """Refuse a config with 2.5 layers, a rate of NaN, or a text for a number.
+
+    Raises:
+        ValueError: names the field and its value.
+    """
+    for field in fields(owner):
+        value = getattr(owner, field.name)
+        optional = isinstance(field.type, UnionType)
+        kinds = get_args(field.type) if optional else (field.type,)
+        if value is None and type(None) in kinds:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        what = f"{type(owner).__name__}.{field.name}"
+        if int in kinds:
+            whole = number and isinstance(value, int)
+            require(whole, f"{what} must be a whole number, got {value!r}")
+        elif float in kinds:
+            finite = number and math.isfinite(value)
+            require(finite, f"{what} must be a finite number, got {value!r}")
+        elif bool in kinds:
+            require(isinstance(value, bool), f"{what} must be a bool, got {value!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MHAConfig:
     """Multi-head attention; fewer key-value heads than heads make it grouped-query.
@@ -46,6 +73,7 @@ class MHAConfig:
     qkv_bias: bool = False  # Qwen adds a bias to queries, keys and values
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         require_positive(self, "num_heads", "num_kv_heads", "d_head", "rope_theta")
         require(
             self.num_heads % self.num_kv_heads == 0,
@@ -71,6 +99,7 @@ class MLAConfig:
     rope_theta: float = 10_000.0
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         widths = ["num_heads", "d_latent_kv", "d_nope", "d_rope", "d_value"]
         if self.d_latent_q is not None:
             widths.append("d_latent_q")
@@ -102,9 +131,11 @@ class MoEConfig:
     balance_loss: float = 0.0001  # alpha of the sequence-wise loss; 0 turns it off
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         require_positive(
             self, "num_experts", "top_k", "d_expert", "num_groups", "top_groups"
         )
+        require_positive(self, "route_scale")
         for name in ("num_shared", "bias_rate", "balance_loss"):
             value = getattr(self, name)
             require(value >= 0, f"MoEConfig.{name} must not be negative, got {value}")
@@ -121,6 +152,11 @@ class MoEConfig:
             self.top_k <= reachable,
             f"cannot choose top_k={self.top_k} of the {reachable} experts "
             f"that top_groups={self.top_groups} groups hold",
+        )
+        require(
+            self.top_k > 1 or self.num_experts == 1,
+            "top_k=1: weights are shares among a token's choices, so the only one "
+            "would always be 1 and the router would learn nothing; take 2 or more",
         )
 
 
@@ -154,6 +190,7 @@ class FP8Config:
     masters: str = "fp32"  # "bf16", "fp8": what the optimizer keeps of a weight
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         require_positive(self, "tile", "block")
         choices = {
             "activations": SHARES,

@@ -74,8 +74,18 @@ def route(
         per_group = max(top_k // top_groups, 1)
         choice = limit_groups(choice, num_groups, top_groups, per_group)
     experts = choice.topk(top_k, dim=-1).indices
-    weights = scores.gather(-1, experts)
-    return weights / weights.sum(-1, keepdim=True), experts
+    return shares(scores.gather(-1, experts)), experts
+
+
+def shares(scores: Float[Tensor, "... n"]) -> Float[Tensor, "... n"]:
+    """Each score as a share of its row's sum.
+
+    A score that is too small for its number format is zero. Where a whole row is,
+    nothing is left to tell its entries apart, and they count alike: each row sums to 1.
+    """
+    total = scores.sum(-1, keepdim=True)
+    empty = total == 0
+    return (scores + empty) / (total + empty * scores.shape[-1])
 
 
 def expert_load(experts: Int[Tensor, "*rows k"], num_experts: int) -> Int[Tensor, " E"]:
@@ -107,7 +117,7 @@ def sequence_loss(
     chosen = experts.flatten(1)
     counts.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=scores.dtype))
     f = counts * E / (experts.shape[-1] * T)
-    p = (scores / scores.sum(-1, keepdim=True)).mean(dim=1)
+    p = shares(scores).mean(dim=1)
     return (f * p).sum(-1).mean()
 
 

@@ -10,22 +10,18 @@ step the load of each expert, counted over the whole batch, moves the routing bi
 This is the one file where the model, the ranks and the wires meet.
 """
 
-import json
-import os
-import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 
-from tiny_lm import costs, data, fp8_recipes, memory, runs
+from tiny_lm import data, fp8_recipes, journal, memory, runs
 from tiny_lm.config import ModelConfig, TrainConfig
-from tiny_lm.gpus import comm, launch, mesh
+from tiny_lm.divergence import LastGood, NotFinite
+from tiny_lm.gpus import comm, launch, mesh, torchrun
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.job import Job, batches, read_corpus
 from tiny_lm.model import LanguageModel, is_expert, multiplied_in_fp8
@@ -77,11 +73,11 @@ def build_optimizer(
 def learning_rate(step: int, training: TrainConfig) -> float:
     """Up in a straight line, down along half a cosine."""
     t = training
-    if step < t.warmup_steps:
-        return t.lr * (step + 1) / t.warmup_steps
-    done = (step - t.warmup_steps) / max(t.steps - t.warmup_steps, 1)
+    if step < t.warmup:
+        return t.lr * (step + 1) / t.warmup
+    done = (step - t.warmup) / max(t.steps - t.warmup, 1)
     cosine = torch.cos(torch.tensor(torch.pi * done, dtype=torch.float64)).item()
-    return t.final_lr + (t.lr - t.final_lr) * (1 + cosine) / 2
+    return t.lowest_lr + (t.lr - t.lowest_lr) * (1 + cosine) / 2
 
 
 def train_step(
@@ -164,20 +160,27 @@ def evaluate(model: LanguageModel, validation: data.EvalBatches, group: Group) -
 def steps(
     job: Job, model: LanguageModel, group: Group, parts: tuple[Tensor, Tensor]
 ) -> Iterator[dict[str, Any]]:
-    """Train, and yield the metrics of every step."""
+    """Train, and yield the metrics of every step.
+
+    Raises:
+        NotFinite: a loss is no number any more; the model has its last good weights.
+    """
     t, (training, validation) = job.training, batches(job, *parts)
-    optimizer = build_optimizer(model, t)
+    optimizer, good = build_optimizer(model, t), LastGood(model)
     device = model.head.weight.device
     started = time.perf_counter()
     for step in range(t.steps):
         for parameters in optimizer.param_groups:
             parameters["lr"] = learning_rate(step, t)
         tokens = training.at(step, group.rank, group.size).to(device)
+        good.before_step()
         metrics = {"step": step + 1} | train_step(
             model, optimizer, tokens, group, t.clip
         )
+        good.check(metrics)
         if (step + 1) % t.eval_every == 0 or step + 1 == t.steps:
             metrics["val_loss"] = evaluate(model, validation, group)
+            good.check(metrics)
         seconds = time.perf_counter() - started
         tokens_done = (step + 1) * t.batch_size * t.seq_len
         metrics["tokens_per_s"] = round(tokens_done / seconds, 1)
@@ -188,77 +191,37 @@ def steps(
 
 
 def train(job: Job, group: Group, device: torch.device | str) -> dict[str, Any] | None:
-    """Train on this rank; the first rank writes the run and returns its summary."""
+    """Train on this rank; the first rank writes the run and returns its summary.
+
+    Where a loss is no number any more, the run ends with the last good weights, and
+    the summary says under `stopped` what happened.
+    """
     started = time.perf_counter()
     corpus, *parts = read_corpus(job)
     model = build_model(job.config, group, job.training.seed, device)
     shard.check_shared(model, group, is_expert)
+    metrics, stopped = {}, None
     settled, metering = memory.settled(), comm.metering()
-    with settled, metering as meter, _progress(job, group) as bar:
-        for metrics in steps(job, model, group, tuple(parts)):
-            if group.rank == 0:
-                _report(job, bar, metrics)
+    with settled, metering as meter, journal.progress(job, group.rank) as bar:
+        try:
+            for metrics in steps(job, model, group, tuple(parts)):
+                if group.rank == 0:
+                    journal.report(job, bar, metrics)
+        except NotFinite as error:
+            stopped = error
     sent = torch.tensor(meter.total_bytes, dtype=torch.int64, device=device)
     sent = int(comm.all_reduce(sent, group))
     state = shard.gather_state(model, group, is_expert)
     if group.rank:
         return None
-    runs.save_model(job.out, job.config, state, _origin(job, corpus))
-    summary = _summary(job, group, metrics, sent)
+    summary = journal.summary(job, metrics, sent)
+    if stopped:
+        summary["stopped"], summary["steps"] = str(stopped), stopped.kept
+    if not stopped or stopped.kept:
+        runs.save_model(job.out, job.config, state, journal.origin(job, corpus))
     summary["seconds"] = round(time.perf_counter() - started, 1)
-    (job.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    runs.save_summary(job.out, summary)
     return summary
-
-
-def _progress(job: Job, group: Group) -> tqdm:
-    hidden = group.rank > 0 or not job.progress
-    about = f"training {job.config.name} on {group.size} rank(s)"
-    return tqdm(total=job.training.steps, desc=about, disable=hidden, unit="step")
-
-
-def _report(job: Job, bar: tqdm, metrics: dict[str, Any]) -> None:
-    with (job.out / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(metrics) + "\n")
-    shown = {"loss": f"{metrics['loss']:.3f}"}
-    if "val_loss" in metrics:
-        shown["val"] = f"{metrics['val_loss']:.3f}"
-    shown["tokens/s"] = f"{metrics['tokens_per_s']:,.0f}"
-    if metrics["max_violation"]:
-        shown["MaxVio"] = f"{max(metrics['max_violation']):.2f}"
-    bar.set_postfix(shown, refresh=False)
-    bar.update()
-
-
-def _origin(job: Job, corpus: data.Corpus) -> dict[str, Any]:
-    """How the weights came about: settings, data, versions."""
-    return asdict(job.training) | {
-        "corpus": corpus.name,
-        "corpus_bytes": corpus.num_bytes,
-        "corpus_sha256": corpus.sha256,
-        "ranks": job.ranks,
-        "device": job.device,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _summary(
-    job: Job, group: Group, metrics: dict[str, Any], bytes_sent: int
-) -> dict[str, Any]:
-    count = costs.count_parameters(job.config)
-    return {
-        "preset": job.config.name,
-        "ranks": group.size,
-        "steps": metrics["step"],
-        "loss": metrics["loss"],
-        "val_loss": metrics["val_loss"],
-        "tokens_per_s": metrics["tokens_per_s"],
-        "params_total": count.total,
-        "params_active": count.active,
-        "kv_bytes_per_token": costs.kv_bytes_per_token(job.config, 4),
-        "bytes_sent": bytes_sent,
-        "run": str(job.out),
-    }
 
 
 def _rank_main(rank: int, job: Job) -> dict[str, Any] | None:
@@ -275,13 +238,31 @@ def run(job: Job) -> dict[str, Any] | None:
 
     Raises:
         ValueError: the job cannot run.
-        RuntimeError: a rank failed.
+        RuntimeError: a rank failed; or a loss was no number any more, and the run ended
+            with the last good weights.
     """
     job.check()
-    if os.environ.get("RANK", "0") == "0":  # torchrun's other ranks leave it alone
-        job.open_folder()
-    if launch.under_torchrun():
-        return launch.run_torchrun_rank(_rank_main, job, device=job.device)[1]
-    if job.ranks == 1:
-        return train(job, mesh.solo(), job.device)
-    return launch.run_ranks(job.ranks, _rank_main, job, timeout_s=86_400.0)[0]
+    place = torchrun.placement()
+    if job.device == "cuda" and job.ranks > 1 and place is None:
+        raise ValueError(
+            f"emulated GPUs are processes of the CPU: for {job.ranks} real ones start "
+            f"with torchrun --nproc-per-node {job.ranks}, or take --ranks 1"
+        )
+    if place is None or place.rank == 0:  # torchrun's other ranks leave it alone
+        job = job.open_folder()
+    if place:
+        summary = torchrun.run_rank(_rank_main, job, device=job.device)
+    elif job.ranks == 1:
+        summary = train(job, mesh.solo(), job.device)
+    else:
+        summary = launch.run_ranks(job.ranks, _rank_main, job, timeout_s=86_400.0)[0]
+    if summary and "stopped" in summary:
+        raise RuntimeError(_how_it_stopped(job, summary))
+    return summary
+
+
+def _how_it_stopped(job: Job, summary: dict[str, Any]) -> str:
+    kept = "before anything was learnt"
+    if step := summary["steps"]:
+        kept = f"the weights of step {step}, its last good one, are in {job.out}"
+    return f"{summary['stopped']}: {kept}; a lower --lr than {job.training.lr:g} helps"

@@ -20,13 +20,11 @@ to know of them has to be sent. Five things make that pleasant to use from a not
   that names it, the other ranks are stopped, and ranks die with the process that
   started them. The next call starts new ones.
 
-Under `torchrun`, on real GPUs, the ranks exist already; `run_torchrun_rank` joins them
+Under `torchrun`, on real GPUs, the ranks exist already; `torchrun.run_rank` joins them
 and calls the same function.
 """
 
-import os
 import pickle
-import socket
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -35,12 +33,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-import torch
 import torch.distributed as dist
 
 from tiny_lm.gpus import mesh
 from tiny_lm.gpus.rank import LEAVE_S, Place, serve
-from tiny_lm.gpus.start import start_context
+from tiny_lm.gpus.start import start_context, use_loopback
 from tiny_lm.gpus.team import Team, pack
 
 
@@ -107,7 +104,7 @@ class Cluster:
             raise ValueError(f"timeout_s must be positive, got {timeout_s}")
         if self._closed:
             raise RuntimeError("this cluster is closed: make a new one")
-        deadline = time.time() + timeout_s
+        deadline = time.monotonic() + timeout_s
         work = pack(fn, args)
         if self._team is None or not self._team.fit:
             self._stop()
@@ -188,7 +185,7 @@ class _Gloo:
     """The wires of emulated GPUs."""
 
     def join(self, place: Place, run: int) -> None:
-        _use_loopback()
+        use_loopback()
         dist.set_debug_level_from_env()  # torch read it before the caller could set it
         path = Path(place.folder, f"store-{run}")
         dist.init_process_group(
@@ -208,75 +205,3 @@ class _Gloo:
         if not dist.is_initialized():
             return 0, 0
         return mesh.operations(), dist.distributed_c10d._world.group_count
-
-
-def _use_loopback() -> None:
-    """Keep gloo on this machine, whatever its host name resolves to."""
-    names = {name for _, name in socket.if_nameindex()}
-    for loopback in ("lo", "lo0"):
-        if loopback in names:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-
-
-# Ranks that torchrun has started.
-
-
-def under_torchrun() -> bool:
-    """Whether this process is a rank that torchrun started."""
-    return dist.is_torchelastic_launched()
-
-
-def join_torchrun(device: str = "cpu") -> tuple[int, int, torch.device]:
-    """Join the other ranks that torchrun started: by NCCL on CUDA, by gloo on a CPU.
-
-    Args:
-        device: "cpu" or "cuda"; each rank of a machine takes a GPU of its own.
-
-    Returns:
-        rank, number of ranks, and the device of this rank.
-
-    Raises:
-        RuntimeError: this process was not started by torchrun, or it has no such GPU.
-    """
-    if not under_torchrun():
-        raise RuntimeError("not under torchrun: start with `torchrun -m tiny_lm train`")
-    local_rank = int(os.environ["LOCAL_RANK"])
-    place = torch.device(device)
-    if place.type == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise RuntimeError(
-                f"local rank {local_rank} has no GPU of its own: "
-                f"{torch.cuda.device_count()} here"
-            )
-        place = torch.device("cuda", local_rank)
-        torch.cuda.set_device(place)
-        dist.init_process_group("nccl", device_id=place)
-    else:
-        if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
-            _use_loopback()
-        dist.init_process_group("gloo")
-    dist.barrier()
-    return dist.get_rank(), dist.get_world_size(), place
-
-
-def leave() -> None:
-    """Leave the process group when all ranks are done."""
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def run_torchrun_rank(
-    fn: Callable[..., Any], *args: Any, device: str = "cpu"
-) -> tuple[int, Any]:
-    """Be one of torchrun's ranks: join, call `fn(rank, *args)`, leave.
-
-    The same `fn` runs under `run_ranks`. After an exception there is no leaving, which
-    would wait for the others: it goes up, and torchrun stops them.
-
-    Returns:
-        rank, and what `fn` returned on it.
-    """
-    rank, _, _ = join_torchrun(device)
-    result = fn(rank, *args)
-    leave()
-    return rank, result

@@ -93,7 +93,7 @@ class Task:
     """One call."""
 
     work: bytes  # the function and its arguments
-    deadline: float  # time.time() at which the caller stops waiting
+    deadline: float  # time.monotonic() at which the caller stops waiting
     sources: dict[str, tuple]  # source lines of notebook cells, for tracebacks
     settings: Settings
 
@@ -166,7 +166,7 @@ def _watched(deadline: float, notes: TextIO) -> Iterator[None]:
     """Write down where this process is if it is not done in time."""
     notes.seek(0)
     notes.truncate()
-    left_s = max(deadline - time.time(), 0.01)
+    left_s = max(deadline - time.monotonic(), 0.01)
     faulthandler.dump_traceback_later(left_s, file=notes)
     try:
         yield

@@ -11,6 +11,8 @@ process starts afresh.
 
 import contextlib
 import multiprocessing
+import os
+import socket
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -59,3 +61,11 @@ def _hidden_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def use_loopback() -> None:
+    """Keep gloo on this machine, whatever its host name or a variable says."""
+    names = {name for _, name in socket.if_nameindex()}
+    for loopback in ("lo", "lo0"):
+        if loopback in names:
+            os.environ["GLOO_SOCKET_IFNAME"] = loopback

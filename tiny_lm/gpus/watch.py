@@ -131,7 +131,7 @@ def await_news(
 
     Args:
         board: where ranks that compare their calls write them down.
-        deadline: in the seconds of `time.time()`.
+        deadline: in the seconds of `time.monotonic()`.
 
     Raises:
         RuntimeError: a rank raised, died or was not done in time; or the calls of the
@@ -139,7 +139,7 @@ def await_news(
     """
     still = _Stillness()
     while running := [rank for rank in ranks if rank.running]:
-        left_s = deadline + SETTLE_S - time.time()
+        left_s = deadline + SETTLE_S - time.monotonic()
         if left_s <= 0:
             screen.show(everything=True)
             raise RuntimeError(_too_late(ranks, board))

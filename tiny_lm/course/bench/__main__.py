@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
+from tiny_lm import matmul
 from tiny_lm.course.bench import experts, replay, training
 from tiny_lm.course.bench.turns import Result
+from tiny_lm.processor import this_processor
 
 PARTS = (
     training.against_transformers,
@@ -25,7 +27,9 @@ PARTS = (
 
 def main(out: Path = Path("_build/bench.json")) -> None:
     """Measure everything, print the table, write it as JSON."""
-    print(f"benchmarks on {torch.get_num_threads()} threads; about three minutes")
+    threads, products = torch.get_num_threads(), matmul.library()
+    print(f"benchmarks on {threads} threads of {this_processor()}")
+    print(f"FP32 products by: {products}; about three minutes")
     results: list[Result] = []
     for part in PARTS:
         for result in part():

@@ -22,7 +22,9 @@ from tiny_lm.course.bench.oracle import transformers_config
 from tiny_lm.course.bench.turns import ROUNDS, Result, Step, in_turns
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
+from tiny_lm.layers import Products
 from tiny_lm.matmul import times
+from tiny_lm.model import LanguageModel
 from tiny_lm.train import build_model, build_optimizer, record_step, train_step
 
 TRAINING = TrainConfig()
@@ -34,10 +36,17 @@ def _tokens(batch_size: int = TRAINING.batch_size) -> Tensor:
     return torch.randint(256, (batch_size, TRAINING.seq_len + 1), generator=generator)
 
 
-def our_step(config: ModelConfig, group: Group | None = None) -> Step:
+def our_step(
+    config: ModelConfig,
+    group: Group | None = None,
+    products: Products | None = None,
+) -> Step:
     """A whole training step: forward, backward, agreement, AdamW, balance."""
     group = group or mesh.solo()
-    model = build_model(config, group, seed=0)
+    if products is None:
+        model = build_model(config, group, seed=0)
+    else:
+        model = LanguageModel(config, products=products)
     optimizer = build_optimizer(model, TRAINING)
     tokens = _tokens(TRAINING.batch_size // group.size)
     memory.settle()

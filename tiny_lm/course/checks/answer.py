@@ -1,4 +1,4 @@
-"""Call a learner's function, and turn what goes wrong inside into its own line.
+"""Call a function under guard, and turn what goes wrong inside into its own line.
 
 Chapter: index
 Source: course
@@ -9,14 +9,12 @@ import inspect
 import io
 import linecache
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from tiny_lm.course.checks.expect import Mismatch, show
+from tiny_lm.course.checks.expect import Mismatch, brief, show
+from tiny_lm.course.checks.guard import Guard
 
 MESSAGE = 240  # characters of an error message that are worth reading
 
@@ -26,30 +24,21 @@ class NotDone(Exception):
 
 
 class Answer:
-    """The learner's function, as a check calls it.
+    """A function as a check calls it: the learner's, the reference or a mistake.
 
     What it prints is kept and shown only where the check fails: printed lines would
     otherwise stand between the lines of the report.
 
     Args:
-        function: the learner's.
+        function: what is called.
         name: what the task calls it.
-        seed: of `generator`, from which checks draw their random inputs.
-        errors: known fragments of error messages, and what to say about them.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        name: str,
-        seed: int = 0,
-        errors: Sequence[tuple[str, str]] = (),
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.function = function
         self.name = name
-        self.errors = errors
-        self.generator = torch.Generator().manual_seed(seed)
         self.printed = io.StringIO()
+        self.error = ""  # of the last call, with its kind
         self.last: tuple[str, Any] = ("", None)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -57,32 +46,26 @@ class Answer:
 
         Raises:
             NotDone: the stub's `NotImplementedError`.
-            Mismatch: any other error, an argument changed in place, or no `return`.
+            Mismatch: any other error, an argument or a global setting that was
+                changed, or no `return`.
         """
-        versions = [a._version for a in arguments if isinstance(a, Tensor)]
+        guard, call = Guard(arguments), self.call(arguments)
         try:
             with contextlib.redirect_stdout(self.printed):
                 result = self.function(*arguments)
         except Exception as error:
             if _is_stub(error):
                 raise NotDone from error
-            raise Mismatch(**self._describe(error, arguments)) from error
-        if versions != [a._version for a in arguments if isinstance(a, Tensor)]:
-            raise Mismatch(
-                on=f"{self.call(arguments)}",
-                wanted="arguments as they were",
-                got="a changed argument",
-                because="An operation in place (`x += …`, `x[…] = …`, a name that ends "
-                "in `_`) wrote into what the caller handed over. Work on a new tensor.",
-            )
+            self.error = f"{type(error).__name__}: {error}"
+            raise Mismatch(call, "a result", self._describe(error)) from error
+        finally:
+            changed = guard.changed(arguments)
+        if changed:
+            raise Mismatch(call, *changed)
         if result is None:
-            raise Mismatch(
-                on=self.call(arguments),
-                wanted="a result",
-                got="None",
-                because="A function without `return` gives None.",
-            )
-        self.last = (self.call(arguments), result)
+            because = "A function without `return` gives None."
+            raise Mismatch(call, "a result", "None", because)
+        self.last = (call, result)
         return result
 
     def unreadable(self, error: Exception) -> Mismatch:
@@ -96,20 +79,13 @@ class Answer:
 
     def call(self, arguments: tuple[Any, ...]) -> str:
         """The call as the learner would write it, large arguments by their shape."""
-        return f"{self.name}({', '.join(_brief(a) for a in arguments)})"
+        return f"{self.name}({', '.join(brief(a) for a in arguments)})"
 
-    def _describe(self, error: Exception, arguments: tuple[Any, ...]) -> dict[str, str]:
+    def _describe(self, error: Exception) -> str:
         said = f"{type(error).__name__}: {error}".strip()
         said = said if len(said) <= MESSAGE else said[:MESSAGE] + " …"
         line = self._learners_line(error.__traceback__)
-        got = f"{said}\n{line or 'before its first line ran'}"
-        known = (say for part, say in self.errors if part in str(error))
-        return {
-            "on": self.call(arguments),
-            "wanted": "a result",
-            "got": got,
-            "because": next(known, ""),
-        }
+        return f"{said}\n{line or 'before its first line ran'}"
 
     def _learners_line(self, trace: TracebackType | None) -> str:
         """The innermost line that the learner wrote, with its number."""
@@ -126,16 +102,3 @@ class Answer:
 def _is_stub(error: Exception) -> bool:
     """torch raises `NotImplementedError` too, for a dtype it has no kernel for."""
     return isinstance(error, NotImplementedError) and str(error).startswith("Task ")
-
-
-def _brief(value: Any) -> str:
-    """An argument in a call: small ones whole, large ones by their shape."""
-    if isinstance(value, Tensor):
-        if value.numel() <= 8:
-            return show(value)
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    if isinstance(value, torch.Generator):
-        return "generator"
-    if isinstance(value, torch.nn.Module | torch.optim.Optimizer):
-        return type(value).__name__
-    return show(value)

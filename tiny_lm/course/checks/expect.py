@@ -1,16 +1,14 @@
-"""Compare what came with what was wanted, and recognise the usual mistakes.
+"""What counts as equal, and how a value is shown to a learner.
 
 Chapter: index
 Source: course
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Known = Iterable[tuple[Any, str]]
 FEW = 16  # a tensor of more entries is compared in a message by one of them
 SHOWN = 6  # entries of a row, and rows of a matrix, that a message shows
 
@@ -35,50 +33,19 @@ class Mismatch(Exception):
         self.because = because
 
 
-def expect(
-    got: Any,
-    wanted: Any,
-    on: str,
-    known: Known = (),
-    tolerance: float = 1e-4,
-) -> None:
-    """Refuse `got` unless it is close to `wanted`.
-
-    Args:
-        known: what a usual mistake gives, and the sentence that names the mistake.
-        tolerance: relative and absolute.
-
-    Raises:
-        Mismatch: shapes differ, or a value does.
-    """
-    if close(got, wanted, tolerance):
-        return
-    if shape(got) != shape(wanted):
-        raise Mismatch(
-            on,
-            f"{show(wanted)}, shape {shape(wanted)}",
-            f"{show(got)}, shape {shape(got)}",
-            recognise(got, known, tolerance),
+def same(got: Any, wanted: Any, tolerance: float = 1e-4) -> bool:
+    """Equal in kind and shape, and every number near enough; NaN is near NaN."""
+    if isinstance(wanted, dict):
+        return got.keys() == wanted.keys() and all(
+            same(got[name], wanted[name], tolerance) for name in wanted
         )
-    because = recognise(got, known, tolerance)
-    if torch.as_tensor(wanted).numel() > FEW:
-        wanted, got = _worst_entry(wanted, got)
-    raise Mismatch(on, wanted, got, because)
-
-
-def _worst_entry(wanted: Tensor, got: Tensor) -> tuple[str, str]:
-    """Two large tensors by the entry in which they differ most."""
-    gap = (wanted.double() - got.double()).abs().nan_to_num(torch.inf)
-    at = tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape))
-    return f"{show(wanted[at])} at {list(at)}", f"{show(got[at])} there"
-
-
-def recognise(got: Any, known: Known, tolerance: float = 1e-4) -> str:
-    """The sentence of the first mistake whose result is `got`, or nothing."""
-    for value, because in known:
-        if close(got, value, tolerance):
-            return because
-    return ""
+    if isinstance(wanted, tuple | list):
+        if not isinstance(got, tuple | list) or len(got) != len(wanted):
+            return False
+        return all(same(a, b, tolerance) for a, b in zip(got, wanted, strict=True))
+    if not isinstance(wanted, Tensor | int | float):
+        return type(got) is type(wanted) and got == wanted
+    return isinstance(got, Tensor | int | float) and close(got, wanted, tolerance)
 
 
 def close(got: Any, wanted: Any, tolerance: float = 1e-4) -> bool:
@@ -91,7 +58,7 @@ def close(got: Any, wanted: Any, tolerance: float = 1e-4) -> bool:
 
 def shape(x: Any) -> tuple[int, ...]:
     """The shape as a plain tuple; of a number, ()."""
-    return tuple(torch.as_tensor(x).shape)
+    return tuple(x.shape) if isinstance(x, Tensor) else ()
 
 
 def show(value: Any) -> str:
@@ -101,9 +68,11 @@ def show(value: Any) -> str:
     if isinstance(value, tuple | list):
         inner = ", ".join(show(one) for one in value)
         return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
+    if isinstance(value, dict):
+        return "\n".join(f"{name} {show(one)}".strip() for name, one in value.items())
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…"
@@ -115,3 +84,53 @@ def _show_tensor(x: Tensor) -> str:
         return f"{number:.4g}" if isinstance(number, float) else str(number)
     inner = ", ".join(_show_tensor(row) for row in x[:SHOWN])
     return f"[{inner}{', …' if len(x) > SHOWN else ''}]"
+
+
+def brief(value: Any) -> str:
+    """An argument of a call: small tensors whole, constant and large ones in short."""
+    if isinstance(value, torch.Generator):
+        return "generator"
+    if isinstance(value, torch.nn.Module | torch.optim.Optimizer):
+        return type(value).__name__
+    if not isinstance(value, Tensor):
+        return show(value)
+    sizes = ", ".join(str(size) for size in value.shape)
+    number = value.flatten()[0].item() if value.numel() > 4 else None
+    if number is not None and bool((value == number).all()):
+        name = {0: "zeros", 1: "ones"}.get(number)
+        return f"{name}({sizes})" if name else f"full(({sizes}), {show(number)})"
+    if value.numel() <= FEW:
+        return show(value)
+    return f"{str(value.dtype).removeprefix('torch.')} of shape ({sizes})"
+
+
+def difference(got: Any, wanted: Any, tolerance: float = 1e-4) -> tuple[Any, Any, str]:
+    """The first part in which two values differ: both, and the name of the part."""
+    if isinstance(wanted, dict):
+        name = next(n for n in wanted if not same(got[n], wanted[n], tolerance))
+        return got[name], wanted[name], name
+    return got, wanted, ""
+
+
+def told(got: Any, wanted: Any, tolerance: float = 1e-4) -> tuple[str, str]:
+    """How `wanted` and `got` are told apart: whole, by shape, or by one entry."""
+    got, wanted, name = difference(got, wanted, tolerance)
+    name = f"{name} " if name else ""
+    if shape(got) != shape(wanted):
+        pair = (f"{_small(x)}shape {shape(x)}" for x in (wanted, got))
+    elif isinstance(wanted, Tensor) and wanted.numel() > FEW:
+        pair = _worst_entry(wanted, got)
+    else:
+        pair = (x if isinstance(x, str) else show(x) for x in (wanted, got))
+    return tuple(f"{name}{text}" for text in pair)
+
+
+def _small(x: Any) -> str:
+    return f"{show(x)}, " if not isinstance(x, Tensor) or x.numel() <= FEW else ""
+
+
+def _worst_entry(wanted: Tensor, got: Tensor) -> tuple[str, str]:
+    """Two large tensors by the entry in which they differ most."""
+    gap = (wanted.double() - got.double()).abs().nan_to_num(torch.inf)
+    at = tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape))
+    return f"{show(wanted[at])} at {list(at)}", f"{show(got[at])} there"

@@ -1,20 +1,21 @@
-"""A task of a lab: what it asks, how its answer is checked, and where it stands.
+"""A task of a lab: how its answer is checked, and where it stands.
 
 Chapter: index
 Source: course
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
-from tiny_lm.course.checks.answer import Answer, NotDone
-from tiny_lm.course.checks.expect import Mismatch
+from tiny_lm.course.checks.answer import NotDone
+from tiny_lm.course.checks.case import Input, describe
+from tiny_lm.course.checks.expect import Mismatch, same, told
+from tiny_lm.course.checks.explain import Explainer
 from tiny_lm.course.checks.report import Outcome, block
+from tiny_lm.course.checks.seen import Seen, observe
+from tiny_lm.course.checks.spec import Function, Property, Spec
 
-Test = Callable[[Answer], None]
 TASKS: dict[str, "Task"] = {}  # every task that has been imported, by its id
 
 
@@ -26,85 +27,54 @@ class CheckFailed(Exception):
         return [str(self)]
 
 
-@dataclass(frozen=True)
-class Property:
-    """One thing that must hold, in the words of the report."""
-
-    key: str
-    text: str
-    test: Test
-
-
 @dataclass(kw_only=True)
-class Task:
-    """One task. Calling it checks an answer and prints the report.
+class Task(Spec):
+    """One task. Calling it checks an answer and prints the report."""
 
-    Args:
-        id: lab and number, as in "1.3".
-        lab: slug of the lab, as in "01_baseline".
-        name: of the function that the learner writes.
-        piece: under which the answer is kept and used again, as in
-            "baseline.attention".
-        difficulty: 1 to 3.
-        reference: stands in for an answer that is missing.
-        hints: a nudge, the idea, almost the line.
-        errors: fragments of error messages that a usual mistake raises, each with the
-            sentence that explains it.
-    """
-
-    id: str
-    lab: str
-    title: str
-    name: str
-    piece: str
-    difficulty: int
-    minutes: int
-    points: int
-    reference: Callable[..., Any]
-    hints: tuple[str, str, str]
-    errors: tuple[tuple[str, str], ...] = ()
-    properties: list[Property] = field(default_factory=list)
     attempts: int = 0
-    accepted: Callable[..., Any] | None = None
+    accepted: Function | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         TASKS[self.id] = self
 
-    @property
-    def label(self) -> str:
-        """How the lab shows it: difficulty, minutes, points."""
-        dots = "●" * self.difficulty + "○" * (3 - self.difficulty)
-        return f"{dots} · {self.minutes} min · {self.reward}"
-
-    @property
-    def reward(self) -> str:
-        """The points, with their noun."""
-        return f"{self.points} point{'s' if self.points > 1 else ''}"
-
-    def property(self, text: str) -> Callable[[Test], Test]:
-        """Add a property; its key is the name of the decorated function."""
-
-        def add(test: Test) -> Test:
-            self.properties.append(Property(test.__name__, text, test))
-            return test
-
-        return add
-
-    def outcome(self, function: Callable[..., Any], seed: int = 0) -> Outcome:
+    def outcome(self, function: Function, seed: int = 0) -> Outcome:
         """Check without a word; the caller's random numbers stay as they were."""
         texts = tuple(one.text for one in self.properties)
         with torch.random.fork_rng(devices=[]):
             for passed, one in enumerate(self.properties):
-                torch.manual_seed(seed)
-                answer = Answer(function, self.name, seed, self.errors)
                 try:
-                    mismatch = _refusal(one, answer)
+                    found = self._refusal(one, function, seed)
                 except NotDone:
                     return Outcome(texts, passed, done=False)
-                if mismatch is not None:
-                    printed = answer.printed.getvalue()
-                    return Outcome(texts, passed, one.key, mismatch, printed)
+                if found is not None:
+                    mismatch, printed = found
+                    return Outcome(texts, passed, one.text, mismatch, printed)
         return Outcome(texts, len(texts))
+
+    def _refusal(
+        self, one: Property, function: Function, seed: int
+    ) -> tuple[Mismatch, str] | None:
+        """Why a property does not hold, and what was printed; nothing where it does."""
+        for i, given in enumerate(one.cases):
+            at = one.seed(seed, i)
+            wanted = observe(self, self.reference, given, at)
+            got = observe(self, function, given, at, wanted)
+            mismatch = got.refusal or self._mismatch(one, given, at, got, wanted)
+            if mismatch is not None:
+                explainer = Explainer(self, function, (one, i), seed)
+                mismatch.because = explainer.because()
+                return mismatch, got.printed
+        return None
+
+    def _mismatch(
+        self, one: Property, given: Input, at: int, got: Seen, wanted: Seen
+    ) -> Mismatch | None:
+        a, b = one.part(got.value), one.part(wanted.value)
+        if same(a, b, one.tolerance):
+            return None
+        on = describe(given, at, self.arguments)
+        return Mismatch(on, *told(a, b, one.tolerance))
 
     def report(self, outcome: Outcome) -> str:
         """What the learner reads."""
@@ -116,7 +86,7 @@ class Task:
             )
         return block(f"Task {self.id}  {self.name}", outcome, self.reward, help_line)
 
-    def __call__(self, function: Callable[..., Any]) -> None:
+    def __call__(self, function: Function) -> None:
         """Check an answer and print what holds.
 
         Raises:
@@ -138,18 +108,6 @@ class Task:
             raise CheckFailed(f"Task {self.id} is not done yet.")
         if not outcome.holds:
             raise CheckFailed(f"Task {self.id} is not passed yet.")
-
-
-def _refusal(one: Property, answer: Answer) -> Mismatch | None:
-    try:
-        one.test(answer)
-    except Mismatch as mismatch:
-        return mismatch
-    except NotDone:
-        raise
-    except Exception as error:  # the test stumbled over what came back
-        return answer.unreadable(error)
-    return None
 
 
 _last: Task | None = None

@@ -74,11 +74,13 @@ class Session:
 
     def _record_fp8(self, experiment: Experiment) -> None:
         """Train what there is time for, after the checkpoint that it starts from."""
-        starts = [run.start for run in experiment.runs[:1] if run.start]
+        store, runs = self.pool.store, list(experiment.runs)
+        starts = [run.start for run in runs[:1] if run.start]
         self.pool.train(starts)
-        if all(self.pool.store.is_done(run) for run in starts):
-            self.pool.train(list(experiment.runs))
-            self._write(fp8_results.result(experiment, self.pool.store))
+        if all(store.is_done(run) for run in starts):
+            self.pool.train(runs)
+        if any(store.has_record(run) for run in runs):
+            self._write(fp8_results.result(experiment, store))
 
     def _record_moe(self, names: set[str]) -> None:
         sweep = plan.learning_rates(self.scale)

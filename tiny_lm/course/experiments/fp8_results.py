@@ -29,15 +29,17 @@ def result(experiment: Experiment, store: Store) -> Record:
     Raises:
         ValueError: no run is done yet.
     """
-    done = tuple(run for run in experiment.runs if store.is_done(run))
+    done = tuple(run for run in experiment.runs if store.has_record(run))
     if not done:
         raise ValueError(f"{experiment.name}: no run is done")
     record = assemble(replace(experiment, runs=done), store)
     missing = [run for run in experiment.runs if run not in done]
     found = gaps(record["runs"])
+    stopped = [run for run in record["runs"] if "stopped" in run]
     return record | {
         "precision": "fp32 sums; inputs as each run's config says",
         "missing": [[run.label, run.training.seed] for run in missing],
+        "stopped": [[run["label"], run["seed"], run["stopped"]] for run in stopped],
         "gaps": {
             label: {measure: _summary(each) for measure, each in of_label.items()}
             for label, of_label in found.items()
@@ -47,10 +49,11 @@ def result(experiment: Experiment, store: Store) -> Record:
 
 
 def gaps(runs: Sequence[Record]) -> Gaps:
-    """Of every run whose seed has an FP32 run."""
-    plain = {run["seed"]: run for run in runs if run["label"] == PLAIN}
+    """Of every run that came to its end and whose seed has an FP32 run."""
+    whole = [run for run in runs if "stopped" not in run]
+    plain = {run["seed"]: run for run in whole if run["label"] == PLAIN}
     found: Gaps = {}
-    for run in runs:
+    for run in whole:
         if run["label"] == PLAIN or run["seed"] not in plain:
             continue
         theirs = measures(plain[run["seed"]])

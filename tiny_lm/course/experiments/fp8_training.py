@@ -25,6 +25,7 @@ from torch import Tensor
 from tiny_lm import data, train
 from tiny_lm.config import ModelConfig
 from tiny_lm.course.experiments.plan import Run
+from tiny_lm.divergence import NotFinite
 from tiny_lm.gpus import mesh
 from tiny_lm.job import Job
 from tiny_lm.model import LanguageModel
@@ -46,6 +47,9 @@ def train_exact(
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """Train, and return the model and its curves.
 
+    A run whose loss is no number any more ends with its last good weights, and
+    `stopped` says so.
+
     Args:
         weights: what to start from; None: the seed's.
     """
@@ -55,18 +59,21 @@ def train_exact(
         model.load_state_dict(load_file(weights, device=device))
     if run.moved:
         move_by_an_ulp(model)
-    job = Job(config=run.config, training=t, out=Path(), ranks=1)
     averaged = [p.detach().clone() for p in model.parameters()]
     curves: dict[str, Any] = {"steps": [], "val_loss": [], "train_loss": []}
     losses: list[float] = []
-    for metrics in train.steps(job, model, mesh.solo(), parts):
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged, list(model.parameters()), 1 - DECAY)
-        losses.append(metrics["loss"])
-        tick()
-        if "val_loss" in metrics:
-            curves["steps"].append(metrics["step"])
-            curves["val_loss"].append(round(metrics["val_loss"], 6))
+    job = Job(config=run.config, training=t, out=Path(), ranks=1)
+    try:
+        for metrics in train.steps(job, model, mesh.solo(), parts):
+            with torch.no_grad():
+                torch._foreach_lerp_(averaged, list(model.parameters()), 1 - DECAY)
+            losses.append(metrics["loss"])
+            tick()
+            if "val_loss" in metrics:
+                curves["steps"].append(metrics["step"])
+                curves["val_loss"].append(round(metrics["val_loss"], 6))
+    except NotFinite as error:
+        curves["stopped"] = str(error)
     groups = range(0, len(losses), LOSSES_TOGETHER)
     curves["train_loss"] = [
         round(fmean(losses[n : n + LOSSES_TOGETHER]), 6) for n in groups
@@ -136,10 +143,7 @@ def _sent(rows: Tensor, packing: Packing) -> Tensor:
 def _final(
     run: Run, model: LanguageModel, averaged: list[Tensor], text: Tensor, device: str
 ) -> dict[str, float]:
-    """The loss of the last and of the averaged weights, in their products and in FP32.
-
-    A loss that is no number stays one: a run that broke says so.
-    """
+    """The loss of the last and of the averaged weights, in their products and FP32."""
     t = run.training
     at_once = max(min(TOKENS_AT_ONCE, run.validation_tokens) // t.seq_len, 1)
     num_batches = run.validation_tokens // (at_once * t.seq_len)

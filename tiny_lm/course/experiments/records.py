@@ -103,7 +103,11 @@ class Store:
     def is_done(self, run: Run) -> bool:
         """Whether nothing is left to do for this run."""
         weights = not run.keep_weights or self.weights_path(run).is_file()
-        return weights and self.path(run).is_file()
+        return weights and self.has_record(run)
+
+    def has_record(self, run: Run) -> bool:
+        """Whether the run was trained, wherever its weights are."""
+        return self.path(run).is_file()
 
     def load(self, run: Run) -> Record:
         """The run's record, under the label of this experiment."""

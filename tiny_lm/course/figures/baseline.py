@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 
+from tiny_lm.course.figures.diagrams import model_picture as model_picture
 from tiny_lm.course.figures.style import (
     COLORS,
     FAINT,
@@ -26,107 +25,6 @@ from tiny_lm.course.figures.style import (
     finish,
     new_figure,
 )
-
-
-def _box(
-    ax: Axes, x: float, y: float, width: float, height: float, text: str, color: str
-) -> None:
-    ax.add_patch(
-        FancyBboxPatch(
-            (x, y), width, height, boxstyle="round,pad=0.02", fc=color, ec="none"
-        )
-    )
-    light = color in (FAINT, "white")
-    ax.text(
-        x + width / 2,
-        y + height / 2,
-        text,
-        ha="center",
-        va="center",
-        color=INK if light else "white",
-        fontsize=9.5,
-    )
-
-
-def model_picture(lit: str | None = None, ranks: int = 4) -> Drawing:
-    """The whole model on its emulated GPUs; `lit` keeps the colour of one technique.
-
-    Raises:
-        ValueError: `lit` is not a technique.
-    """
-    if lit not in (None, "moe", "mla", "fp8", "comm"):
-        raise ValueError(f"no technique is called {lit!r}")
-    color = {name: c if lit in (None, name) else FAINT for name, c in COLORS.items()}
-    figure, ax = new_figure(4.1)
-    for rank in range(ranks):
-        _rank_column(ax, rank, color)
-    _wires(ax, ranks, color["comm"])
-    middle = ranks / 2 - 0.1
-    ax.text(
-        middle,
-        4.62,
-        "FP8: 8-bit products in every framed layer",
-        ha="center",
-        color=INK if color["fp8"] == FAINT else "#A84900",
-        fontsize=10,
-    )
-    ax.set(xlim=(-0.15, ranks - 0.05), ylim=(-0.45, 4.85))
-    ax.axis("off")
-    return finish(figure)
-
-
-def _rank_column(ax: Axes, rank: int, color: Mapping[str, str]) -> None:
-    first = 4 * rank
-    layers = [
-        (0.0, "bytes", FAINT, False),
-        (0.75, "embedding", FAINT, False),
-        (1.5, "MLA\nattention", color["mla"], True),
-        (2.6, f"experts\n{first} to {first + 3}", color["moe"], True),
-        (3.7, "next byte", FAINT, False),
-    ]
-    for y, text, fill, eight_bit in layers:
-        height = 0.6 if eight_bit else 0.42
-        if eight_bit:
-            ax.add_patch(
-                FancyBboxPatch(
-                    (rank - 0.03, y - 0.03),
-                    0.86,
-                    height + 0.06,
-                    boxstyle="round,pad=0.04",
-                    fc="none",
-                    ec=color["fp8"],
-                    lw=2.2,
-                )
-            )
-        _box(ax, rank, y, 0.8, height, text, fill)
-    for y in (0.45, 1.2, 2.17, 3.32):
-        ax.annotate(
-            "",
-            (rank + 0.4, y + 0.24),
-            (rank + 0.4, y),
-            arrowprops={"arrowstyle": "->", "color": INK},
-        )
-    ax.text(rank + 0.4, -0.33, f"GPU {rank}", ha="center", fontsize=10)
-
-
-def _wires(ax: Axes, ranks: int, color: str) -> None:
-    for rank in range(ranks - 1):
-        ax.annotate(
-            "",
-            (rank + 1.02, 2.9),
-            (rank + 0.78, 2.9),
-            arrowprops={"arrowstyle": "<->", "color": color, "lw": 2.5},
-        )
-    ax.plot([0.4, ranks - 0.6], [2.42, 2.42], color=color, lw=2.5)
-    ax.text(
-        ranks / 2 - 0.1,
-        2.42,
-        "tokens travel to their experts and back",
-        ha="center",
-        fontsize=9.5,
-        va="center",
-        bbox={"fc": "white", "ec": "none", "pad": 3},
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +51,14 @@ def four_bites(bites: Sequence[Bite]) -> Drawing:
     for ax, bite in zip(rows, bites, strict=True):
         color = COLORS[bite.technique]
         ax.barh([1, 0], [1, 1 / bite.factor], color=[COLORS["baseline"], color])
-        ax.set(xlim=(0, 1.42), ylim=(-0.6, 1.6))
+        ax.set(xlim=(0, 1.6), ylim=(-0.6, 1.6))
         ax.text(
             1.02, 1, f"{_short(bite.without)} {bite.unit}", va="center", fontsize=10
         )
         ax.text(
             1 / bite.factor + 0.02,
             0,
-            f"{_short(bite.with_it)} {bite.unit}, {bite.factor:.2g} times less",
+            f"{_short(bite.with_it)} {bite.unit}, {bite.factor:.2g} × less",
             va="center",
             fontsize=10,
         )

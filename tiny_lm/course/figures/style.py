@@ -159,7 +159,7 @@ def shown_texts(figure: Figure) -> list[Text]:
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
             for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-                if not low <= tick.get_loc() <= high:
+                if not (ax.axison and low <= tick.get_loc() <= high):
                     unseen |= {tick.label1, tick.label2}
     texts = (t for t in figure.findobj(Text) if t.get_text().strip())
     return [t for t in texts if t.get_visible() and t not in unseen]

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tiny_lm.attention import attend
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, close, expect, shape, show
-from tiny_lm.course.checks.task import Task
+from tiny_lm.course.checks.before.answer import Answer
+from tiny_lm.course.checks.before.expect import Mismatch, close, expect, shape, show
+from tiny_lm.course.checks.before.task import Task
 
 
 def attention(
@@ -42,7 +42,7 @@ task_1_3 = Task(
     name="attention",
     piece="baseline.attention",
     difficulty=3,
-    minutes=25,
+    minutes=35,
     points=4,
     reference=attention,
     errors=(("must match the size", UNFIT), ("Expected size for first two", UNFIT)),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 
 from tiny_lm.course.checks.baseline.attention import task_1_3
-from tiny_lm.course.checks.mutants import honest, wrong
+from tiny_lm.course.checks.before.mutants import honest, wrong
 
 
 def _split(x, num_heads):

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, close, expect, show
-from tiny_lm.course.checks.task import Task
+from tiny_lm.course.checks.before.answer import Answer
+from tiny_lm.course.checks.before.expect import Mismatch, close, expect, show
+from tiny_lm.course.checks.before.task import Task
 from tiny_lm.data import Batches
 
 Pair = tuple[Tensor, Tensor]

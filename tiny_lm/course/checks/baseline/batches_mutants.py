@@ -7,7 +7,7 @@ Source: course
 import torch
 
 from tiny_lm.course.checks.baseline.batches import task_1_2
-from tiny_lm.course.checks.mutants import honest, wrong
+from tiny_lm.course.checks.before.mutants import honest, wrong
 
 
 def _runs(tokens, starts, length):

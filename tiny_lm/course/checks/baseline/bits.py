@@ -9,10 +9,9 @@ import math
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, expect, shape, show
+from tiny_lm.course.checks.case import case, family
 from tiny_lm.course.checks.task import Task
 
 
@@ -20,22 +19,11 @@ def bits_per_byte(
     logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]
 ) -> Float[Tensor, ""]:
     """Mean bits that the model spends on the byte that came."""
-    return F.cross_entropy(logits, targets) / math.log(2)
+    rows = torch.arange(len(targets))
+    log_p = logits.log_softmax(dim=-1)
+    nats = -log_p[rows, targets].mean()
+    return nats / math.log(2)
 
-
-NATS = (
-    "This is what comes out in nats, the unit of the natural logarithm. "
-    "How many nats is one bit?"
-)
-UPSIDE_DOWN = (
-    "This is the nats times log(2). A bit is the smaller unit (0.69 nats), so is the "
-    "number of bits larger or smaller than the number of nats?"
-)
-ONE_STEP = "Go from logits to log-probabilities in one step."
-UNDERFLOW = (
-    "The probability of byte 1 is smaller than any float32: it became 0, and its "
-    "logarithm infinite. " + ONE_STEP
-)
 
 task_1_1 = Task(
     id="1.1",
@@ -66,114 +54,136 @@ task_1_1 = Task(
     ),
 )
 
+task_1_1.asks(
+    "one number for the whole batch",
+    case(torch.zeros(3, 4), [0, 1, 3]),
+    only=(),
+    mistakes={
+        "].mean() => ]": "This is a cost for each position. Take the mean over "
+        "positions.",
+        "log_p[rows, targets].mean() => log_p": "This is a cost for every byte that "
+        "could have come. Only the one that came, in `targets`, is paid for.",
+    },
+)
 
-@task_1_1.property("one number for the whole batch")
-def one_number(answer: Answer) -> None:
-    got = answer(torch.zeros(3, 4), torch.tensor([0, 1, 3]))
-    if shape(got) == (3,):
-        because = "This is a cost for each position. Take the mean over positions."
-    elif shape(got) == (3, 4):
-        because = (
-            "This is a cost for every byte that could have come. "
-            "Only the one that came, in `targets`, is paid for."
-        )
-    else:
-        because = ""
-    if shape(got) != ():
-        raise Mismatch(
-            on="logits = zeros(3, 4), targets = [0, 1, 3]",
-            wanted="a single number, shape ()",
-            got=f"shape {shape(got)}: {show(got)}",
-            because=because,
-        )
+task_1_1.asks(
+    "four equally likely bytes cost 2 bits each",
+    case(torch.zeros(3, 4), [0, 1, 3]),
+    mistakes={
+        " / math.log(2) => ": "This is what comes out in nats, the unit of the natural "
+        "logarithm. How many nats is one bit?",
+        "-log_p => log_p": "The logarithm of a probability is negative, a cost is not.",
+        "math.log(2) => math.log(10)": "This is what the logarithm to base 10 gives.",
+        ".mean() => .sum()": "This is a sum over the positions. Take the mean.",
+        "/ math => * math": "This is the nats times log(2). A bit is the smaller unit "
+        "(0.69 nats), so is the number of bits larger or smaller than the number of "
+        "nats?",
+        "log_softmax(dim=-1) => log()": "These are logarithms of logits, not of "
+        "probabilities.",
+        "nats / math.log(2) => nats.exp()": "This is the perplexity: 2 to the power of "
+        "what is wanted.",
+        "log_softmax(dim=-1) => softmax(dim=-1)": "These are probabilities: what they "
+        "cost is their logarithm.",
+        "log_p = logits.log_softmax(dim=-1) => log_p = logits": "These are the logits "
+        "themselves. What turns a row of them into logarithms of probabilities?",
+        "dim=-1 => dim=0": "The softmax runs over the positions. For each position, "
+        "the probabilities of the bytes add up to 1: which dim is theirs?",
+    },
+)
 
-
-@task_1_1.property("four equally likely bytes cost 2 bits each")
-def equally_likely(answer: Answer) -> None:
-    nats = math.log(4)
-    expect(
-        answer(torch.zeros(3, 4), torch.tensor([0, 1, 3])),
-        2.0,
-        on="logits = zeros(3, 4), targets = [0, 1, 3]",
-        known=[
-            (nats, NATS),
-            (-2.0, "The logarithm of a probability is negative, a cost is not."),
-            (-nats, "This is negative, and in nats: two things are left to do."),
-            (math.log10(4), "This is what the logarithm to base 10 gives."),
-            (6.0, "This is the sum over the three positions. Take the mean."),
-            (3 * nats, "This is the sum over the three positions, and in nats."),
-            (nats * math.log(2), UPSIDE_DOWN),
-            (math.inf, "These are logarithms of logits, not of probabilities."),
-            (4.0, "This is the perplexity: 2 to the power of what is wanted."),
-        ],
-    )
-
-
-@task_1_1.property("only the byte that came is paid for")
-def only_the_target(answer: Answer) -> None:
-    rows = torch.tensor([[1.0, 1.0, 2.0, 4.0], [1.0, 4.0, 2.0, 1.0]])
-    expect(
-        answer(rows.log(), torch.tensor([3, 0])),
-        2.0,
-        on="logits = log [[1, 1, 2, 4], [1, 4, 2, 1]], targets = [3, 0]\n"
+task_1_1.asks(
+    "only the byte that came is paid for",
+    case(
+        torch.tensor([[2.0, 1.0, 1.0, 4.0], [1.0, 4.0, 2.0, 1.0]]).log(),
+        [3, 0],
+        note="logits are log [[2, 1, 1, 4], [1, 4, 2, 1]]\n"
         "so the bytes that came had the probabilities 1/2 and 1/8",
-        known=[
-            (
-                1.0,
-                "This is what the likeliest byte of each row costs. Which byte came?",
-            ),
-            (
-                -math.log2(0.3125),
-                "Here the probabilities were averaged. A cost is "
-                "counted byte by byte: first the logarithms, then their mean.",
-            ),
-            (2.25, "Here every byte is paid for, whether it came or not."),
-            (
-                1.75,
-                "This is the entropy, what the model expects to pay. What it does "
-                "pay depends on `targets`.",
-            ),
-            (
-                2.5,
-                "Here each row pays for the targets of all rows. "
-                "Row i pays for targets[i] alone.",
-            ),
-        ],
-    )
+    ),
+    mistakes={
+        "[rows, targets] => [rows, logits.argmax(-1)]": "This is what the likeliest "
+        "byte of each row costs. Which byte came?",
+        "[rows, targets].mean() => .exp()[rows, targets].mean().log()": "Here "
+        "the probabilities were averaged. A cost is counted byte by byte: first the "
+        "logarithms, then their mean.",
+        "[rows, targets] => ": "Here every byte is paid for, whether it came or not.",
+        "log_p[rows, targets] => (log_p.exp() * log_p).sum(-1)": "This is the entropy, "
+        "what the model expects to pay. What it does pay depends on `targets`.",
+        "[rows, targets] => [:, targets]": "Here each row pays for the targets of all "
+        "rows. Row i pays for targets[i] alone.",
+        "[rows, targets] => [0, targets]": "All targets are paid for by the first "
+        "row. Row i pays for targets[i].",
+    },
+)
+
+UNDERFLOW = (
+    "The probability of byte 1 is smaller than any float32: it became 0, and its "
+    "logarithm infinite. Go from logits to log-probabilities in one step."
+)
+CAPPED = (
+    "A small number inside the logarithm keeps it finite, and caps the cost: twice as "
+    "wrong costs no more. Go from logits to log-probabilities in one step."
+)
+OVERFLOW = (
+    "exp of 1000 is infinite. Go from logits to log-probabilities in one step, or take "
+    "the largest logit of each row off first."
+)
+ONE_MAXIMUM = (
+    "One maximum for all rows was taken off: a row that lies far below it has nothing "
+    "left. Each row has its own."
+)
+
+task_1_1.asks(
+    "a model that is sure and wrong pays much, not infinity",
+    case([[1000.0, 0.0]], [1]),
+    case([[1000.0, 0.0], [1.0, 3.0]], [0, 1]),
+    case([[-1000.0, -1001.0], [1.0, 3.0]], [0, 1]),
+    mistakes={
+        "log_softmax(dim=-1) => softmax(dim=-1).log()": UNDERFLOW,
+        "log_softmax(dim=-1) => softmax(dim=-1).add(1e-9).log()": CAPPED,
+        "log_softmax(dim=-1) => softmax(dim=-1).clamp(min=1e-12).log()": CAPPED,
+        "logits.log_softmax(dim=-1) => (logits.exp() / "
+        "logits.exp().sum(-1, keepdim=True)).log()": OVERFLOW,
+        "logits.log_softmax(dim=-1) => logits - logits.exp().sum(-1, True).log()": (
+            OVERFLOW
+        ),
+        "logits.log_softmax(dim=-1) => logits - logits.max() - "
+        "(logits - logits.max()).exp().sum(-1, True).log()": ONE_MAXIMUM,
+    },
+)
 
 
-@task_1_1.property("a model that is sure and wrong pays much, not infinity")
-def finite_when_wrong(answer: Answer) -> None:
-    expect(
-        answer(torch.tensor([[1000.0, 0.0]]), torch.tensor([1])),
-        1000 / math.log(2),
-        on="logits = [[1000, 0]], targets = [1]",
-        known=[
-            (math.inf, UNDERFLOW),
-            (
-                _capped(answer),
-                "A small number inside the logarithm keeps it finite, "
-                "and caps the cost: twice as wrong costs no more. " + ONE_STEP,
-            ),
-        ],
-    )
+def _draw(generator: Generator, N: int, V: int) -> tuple[Tensor, Tensor]:
+    logits = 3 * torch.randn(N, V, generator=generator)
+    return logits, torch.randint(V, (N,), generator=generator)
 
 
-def _capped(answer: Answer) -> float:
-    """What the answer gives for a model that is twice as wrong: the same, if capped."""
-    once, twice = (
-        float(answer(torch.tensor([[size, 0.0]]), torch.tensor([1])))
-        for size in (1000.0, 2000.0)
-    )
-    return once if once == twice else math.nan
+task_1_1.asks(
+    "equals the definition on 1,000 random positions",
+    family(_draw, {"N": 1000, "V": 256}, ones=["N"]),
+)
 
 
-@task_1_1.property("equals the definition on 1,000 random positions")
-def equals_definition(answer: Answer) -> None:
-    logits = 3 * torch.randn(1000, 256, generator=answer.generator)
-    targets = torch.randint(256, (1000,), generator=answer.generator)
-    expect(
-        answer(logits, targets),
-        bits_per_byte(logits, targets),
-        on="random logits (1000, 256), random targets",
-    )
+@task_1_1.accepts
+def loop(scores, came):
+    total = 0.0
+    for row, byte in zip(scores, came, strict=True):
+        total += float(torch.logsumexp(row, 0) - row[byte]) / math.log(2)
+    return total / len(came)
+
+
+@task_1_1.accepts
+def gathered_in_float64(logits, targets):
+    log_p = logits.double().log_softmax(-1).gather(-1, targets.unsqueeze(-1))
+    return log_p.div(-math.log(2)).mean()
+
+
+@task_1_1.accepts
+def negative_likelihood(logits, targets):
+    return F.nll_loss(F.log_softmax(logits, dim=1), targets) * math.log2(math.e)
+
+
+@task_1_1.accepts
+def row_maximum_first(logits, targets):
+    logits = logits - logits.max(dim=-1, keepdim=True).values
+    nats = logits.exp().sum(-1).log() - logits[range(len(targets)), targets]
+    return nats.mean() / math.log(2)

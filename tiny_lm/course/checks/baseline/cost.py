@@ -8,9 +8,9 @@ import torch
 
 from tiny_lm import costs
 from tiny_lm.config import MHAConfig, ModelConfig
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, close, recognise, show
-from tiny_lm.course.checks.task import Task
+from tiny_lm.course.checks.before.answer import Answer
+from tiny_lm.course.checks.before.expect import Mismatch, close, recognise, show
+from tiny_lm.course.checks.before.task import Task
 from tiny_lm.model import LanguageModel
 
 Shape = tuple[int, int, int, int, int]  # vocabulary, width, layers, inner width, length

@@ -5,7 +5,7 @@ Source: course
 """
 
 from tiny_lm.course.checks.baseline.cost import task_1_4
-from tiny_lm.course.checks.mutants import honest, wrong
+from tiny_lm.course.checks.before.mutants import honest, wrong
 
 
 def _cost(V, D, L, F, s, *, once=None, layer=None, met=None, core=None):

@@ -7,9 +7,9 @@ Source: nucleus_sampling
 import torch
 from torch import Tensor
 
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, expect, shape, show
-from tiny_lm.course.checks.task import Task
+from tiny_lm.course.checks.before.answer import Answer
+from tiny_lm.course.checks.before.expect import Mismatch, expect, shape, show
+from tiny_lm.course.checks.before.task import Task
 from tiny_lm.generate import next_byte_probabilities as reference
 
 task_1_6 = Task(

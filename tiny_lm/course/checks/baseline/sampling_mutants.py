@@ -7,7 +7,7 @@ Source: nucleus_sampling
 import torch
 
 from tiny_lm.course.checks.baseline.sampling import task_1_6
-from tiny_lm.course.checks.mutants import honest, wrong
+from tiny_lm.course.checks.before.mutants import honest, wrong
 
 
 def _cut(p, top_p, keep=lambda before, ordered, top_p: before < top_p):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from tiny_lm.course.checks.baseline.step import task_1_5
-from tiny_lm.course.checks.mutants import honest, wrong
+from tiny_lm.course.checks.before.mutants import honest, wrong
 
 
 def _loss(model, inputs, targets):

@@ -7,8 +7,8 @@ Source: deepseek_v3, section 2.1.2
 import torch
 from torch import nn
 
+from tiny_lm.course.checks.before.mutants import honest, wrong
 from tiny_lm.course.checks.moe.bias import task_2_6
-from tiny_lm.course.checks.mutants import honest, wrong
 
 
 def _step(load, mean=None):

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, close, expect, shape, show
+from tiny_lm.course.checks.before.answer import Answer
+from tiny_lm.course.checks.before.expect import Mismatch, close, expect, shape, show
+from tiny_lm.course.checks.before.task import Task
 from tiny_lm.course.checks.moe import stacks
 from tiny_lm.course.checks.moe.experts_words import (
     CUT,
@@ -27,7 +28,6 @@ from tiny_lm.course.checks.moe.experts_words import (
     SWAPPED,
 )
 from tiny_lm.course.checks.moe.work import Work, refuse_waste
-from tiny_lm.course.checks.task import Task
 
 
 def run_experts(
@@ -54,7 +54,7 @@ task_2_4 = Task(
     name="run_experts",
     piece="moe.run_experts",
     difficulty=3,
-    minutes=25,
+    minutes=35,
     points=4,
     reference=run_experts,
     errors=ERRORS,

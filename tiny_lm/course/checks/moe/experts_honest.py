@@ -7,9 +7,9 @@ Source: deepseek_v3, eq. 12; swiglu
 import torch
 import torch.nn.functional as F
 
+from tiny_lm.course.checks.before.mutants import honest
 from tiny_lm.course.checks.moe.experts import task_2_4
 from tiny_lm.course.checks.moe.experts_mutants import one_expert, sorted_results
-from tiny_lm.course.checks.mutants import honest
 from tiny_lm.layers import grouped_linear
 
 

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from tiny_lm.course.checks.before.mutants import wrong
 from tiny_lm.course.checks.moe.experts import task_2_4
-from tiny_lm.course.checks.mutants import wrong
 
 
 def one_expert(rows, gate_up, down, act=F.silu):

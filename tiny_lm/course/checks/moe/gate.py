@@ -6,34 +6,10 @@ Source: deepseek_v3, eqs. 13, 15, 16
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, close, recognise, shape, show
-from tiny_lm.course.checks.moe.choices import (
-    Shares,
-    alike,
-    expert_ids,
-    same_rows,
-    shares_of,
-    told,
-    two_tensors,
-)
-from tiny_lm.course.checks.moe.gate_words import (
-    BELOW,
-    CUT,
-    ERRORS,
-    EVERYBODYS,
-    NEGATIVE,
-    OF_OTHERS,
-    OTHERS,
-    OVER_ALL,
-    OVER_TOKENS,
-    RULE,
-    SOFTMAX,
-    UNDIVIDED,
-    WEIGHED,
-)
+from tiny_lm.course.checks.case import Case, case, drawn, family
+from tiny_lm.course.checks.moe.choices import EXPERTS, GATHER, TIES, by_token
 from tiny_lm.course.checks.task import Task
 
 
@@ -46,7 +22,8 @@ def gate(
     """Experts chosen by biased score, weights from the raw scores of the chosen."""
     experts = (scores + bias).topk(top_k, dim=-1).indices
     chosen = scores.gather(-1, experts)
-    return route_scale * chosen / chosen.sum(dim=-1, keepdim=True), experts
+    weights = chosen / chosen.sum(dim=-1, keepdim=True)
+    return weights * route_scale, experts
 
 
 task_2_2 = Task(
@@ -56,10 +33,12 @@ task_2_2 = Task(
     name="gate",
     piece="moe.gate",
     difficulty=2,
-    minutes=12,
+    minutes=16,
     points=3,
     reference=gate,
-    errors=ERRORS,
+    returns=("weights", "experts"),
+    view=lambda result, scores, bias, *rest: by_token(*result, scores + bias),
+    errors=GATHER,
     hints=(
         """
         Two questions, two sets of numbers. Who is chosen? The bias has a say. How much
@@ -78,189 +57,182 @@ task_2_2 = Task(
     ),
 )
 
-PAIR = "weights (N, k), experts (N, k)"
-Case = tuple[Tensor, Tensor, int, float]
+SOFTMAX = (
+    "A softmax was used to make weights. The scores have been through their sigmoid; "
+    "now each is divided by the plain sum."
+)
+OTHERS = "Each expert got the other's weight: the two results must keep one order."
+
+task_2_2.asks(
+    "a weight is the score's share in the sum over the chosen",
+    case([[0.6, 0.3, 0.9, 0.2], [0.1, 0.4, 0.2, 0.6]], [0.0] * 4, 2, 1.0),
+    mistakes={
+        "chosen / chosen.sum(dim=-1, keepdim=True) => chosen": "These are the raw "
+        "scores. The weights of one token add up to 1 here.",
+        "chosen.sum(dim=-1 => scores.sum(dim=-1": "The scores were divided by the sum "
+        "over all experts, so the weights of the chosen do not add up to 1. Whose sum "
+        "is it?",
+        "chosen.sum(dim=-1, keepdim=True) => chosen.sum()": "The scores were divided "
+        "by the sum over both tokens: each has its own.",
+        "chosen.sum(dim=-1, keepdim=True) => chosen.sum(-1)": "A sum over the experts "
+        "of each token leaves shape (N,); keepdim=True makes it (N, 1), and each row "
+        "is divided by its own sum.",
+        "scores.gather(-1, experts) => scores[experts]": "scores[experts] takes the "
+        "ids for numbers of rows, that is, of tokens. To read entries inside each row, "
+        "there is gather.",
+        "scores.gather(-1, experts) => scores[:, experts]": "scores[:, experts] reads "
+        "the ids of all tokens in the row of each. There is one row of ids for each "
+        "token: gather reads each row by its own.",
+        "chosen / chosen.sum(dim=-1, keepdim=True) => chosen.softmax(-1)": SOFTMAX,
+        "scores.gather(-1, experts) => scores.softmax(-1).gather(-1, experts)": SOFTMAX,
+        "chosen / chosen.sum(dim=-1, keepdim=True) => "
+        "scores.softmax(-1).gather(-1, experts)": SOFTMAX,
+        "weights * route_scale => weights.sort(-1).values * route_scale": OTHERS,
+        "weights * route_scale => weights.flip(-1) * route_scale": OTHERS,
+        "weights = chosen / chosen.sum(dim=-1, keepdim=True) => "
+        "weights = torch.full_like(chosen, 1 / top_k)": "All weigh the same, whatever "
+        "their scores.",
+        "weights * route_scale => "
+        "torch.zeros_like(scores).scatter(-1, experts, weights) * route_scale": "A "
+        "weight for each expert there is. Wanted are those of the top_k of each token.",
+        "dim=-1).indices => dim=-1).values ;; scores.gather(-1, experts) => experts": (
+            "topk gives values and indices. The experts are the indices, the places "
+            "where the values stood."
+        ),
+        "(scores + bias).topk => (scores * bias).topk": "The bias was multiplied in. "
+        "It is added to the score.",
+        "(scores + bias).topk => bias.expand_as(scores).topk": "The bias alone chose. "
+        "It is added to the score of each token.",
+        "dim=-1).indices => dim=-1, largest=False).indices": "These are the experts "
+        "with the smallest score + bias.",
+        "weights * route_scale => weights + route_scale": "route_scale was added. It "
+        "multiplies.",
+        "weights * route_scale => weights * 2.5": "The scale stands there as a number. "
+        "It is handed over as `route_scale`.",
+        "topk(top_k, dim=-1) => topk(top_k, dim=0)": "The choice went along the "
+        "tokens: each expert chose its best tokens. Each token chooses experts, along "
+        "dim -1.",
+    },
+)
+
+# Expert 3 overtakes expert 0; in the second all biased scores are negative.
+LIFTED = case([[0.6, 0.3, 0.9, 0.1, 0.5]], [0.0, 0.0, 0.0, 0.7, -0.3], 2, 1.0)
+BELOW_ZERO = case([[0.6, 0.2, 0.9, 0.3]], [-3.0, -1.0, -3.0, -1.0], 2, 1.0)
+
+task_2_2.asks(
+    "the k experts with the largest score + bias are chosen",
+    LIFTED,
+    BELOW_ZERO,
+    only=(EXPERTS,),
+    mistakes={
+        "(scores + bias).topk => scores.topk": "These have the highest scores. The "
+        "bias was not asked.",
+        "(scores + bias).topk => (scores - bias).topk": "The bias was subtracted: a "
+        "raised one has to make an expert likelier.",
+        "(scores + bias).topk => (scores + bias).clamp(min=0).topk": "All biased "
+        "scores are negative here. Is one of them compared with a 0, or cut off at it?",
+    },
+)
+
+WEIGHED = (
+    "The bias got into the weights: an expert counts as if it suited the token. It was "
+    "only to be chosen more often. Which scores does topk give back as values?"
+)
+
+task_2_2.asks(
+    "the bias steers who is chosen, never how much they count",
+    LIFTED,
+    BELOW_ZERO,
+    mistakes={
+        "scores.gather => (scores + bias).gather": WEIGHED,
+        "chosen / chosen.sum => chosen / (scores + bias).gather(-1, experts).sum": (
+            "The sum that divides still holds the bias."
+        ),
+        "scores.gather(-1, experts) => scores.topk(top_k).values": "These are the "
+        "highest raw scores, whoever was chosen. Read the raw scores of those that "
+        "were chosen.",
+    },
+)
+
+task_2_2.asks(
+    "at the end, all weights are multiplied by route_scale",
+    case([[0.6, 0.3, 0.9, 0.2]], [0.0] * 4, 2, 2.5),
+    case([[0.5, 0.3]], [0.0] * 2, 1, 2.0),
+    mistakes={
+        " * route_scale => ": "These are right for a scale of 1. Was route_scale "
+        "forgotten, or multiplied in before the division, where it cancels?",
+        "weights * route_scale => weights / route_scale": "This was divided by "
+        "route_scale.",
+        "weights * route_scale => weights * route_scale**2": "The scale came twice.",
+    },
+)
 
 
-def _answer(
-    answer: Answer, on: str, scores: Tensor, bias: Tensor, top_k: int, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Weights and experts of the answer, of the right shape, the ids being ids."""
-    weights, experts = two_tensors(answer, PAIR, scores, bias, top_k, scale)
-    wanted, every = (len(scores), top_k), shape(scores)
-    got = (shape(weights), shape(experts))
-    if got != (wanted, wanted):
-        because = "A weight for each expert there is." * (got[0] == every)
-        because = "These are all experts." * (got[1] == every) or because
-        because += " Wanted are the top_k of each token." * bool(because)
-        because = EVERYBODYS if got[0] == (len(scores), *wanted) else because
-        found = f"shapes {got[0]} and {got[1]}"
-        raise Mismatch(on, f"both of shape {wanted}", found, because)
-    return weights, expert_ids(experts, scores.shape[-1], on)
+def _draw(generator: Generator, N: int, E: int, k: int) -> tuple:
+    scores = torch.rand(N, E, generator=generator)
+    return scores, torch.randn(E, generator=generator), k, 2.0
 
 
-def _expect(
-    answer: Answer, on: str, case: Case, wanted: Shares, known: list[tuple[Shares, str]]
-) -> None:
-    """Refuse other pairs of expert and weight; in which order they stand is free."""
-    weights, experts = _answer(answer, on, *case)
-    got = shares_of(weights, experts)
-    if not alike(got, wanted):
-        because = next((say for shares, say in known if alike(got, shares)), "")
-        raise Mismatch(on, told(wanted), told(got), because)
+def _slopes(generator: Generator) -> tuple:
+    return _draw(generator, N=6, E=8, k=3)
 
 
-@task_2_2.property("a weight is the score's share in the sum over the chosen")
-def normalised(answer: Answer) -> None:
-    scores = torch.tensor([[0.6, 0.3, 0.9, 0.2], [0.1, 0.4, 0.2, 0.6]])
-    _answer(answer, "scores of shape (2, 4), top_k 3", scores, torch.zeros(4), 3, 1.0)
-    soft, ids = scores.softmax(-1), torch.tensor([[2, 0], [3, 1]])
-    _expect(
-        answer,
-        "scores = [[0.6, 0.3, 0.9, 0.2], [0.1, 0.4, 0.2, 0.6]],\n"
-        "bias = zeros(4), top_k 2, route_scale 1",
-        (scores, torch.zeros(4), 2, 1.0),
-        [{0: 0.4, 2: 0.6}, {1: 0.4, 3: 0.6}],
-        known=[
-            ([{0: 0.6, 2: 0.9}, {1: 0.4, 3: 0.6}], UNDIVIDED),
-            ([{0: 0.3, 2: 0.45}, {1: 0.4 / 1.3, 3: 0.6 / 1.3}], OVER_ALL),
-            ([{0: 0.24, 2: 0.36}, {1: 0.16, 3: 0.24}], OVER_TOKENS),
-            ([{0: 0.6, 2: 0.4}, {1: 0.6, 3: 0.4}], OTHERS),
-            (
-                [{0: 0.5, 2: 0.5}, {1: 0.5, 3: 0.5}],
-                "All weigh the same, whatever their scores.",
-            ),
-            (shares_of(soft.gather(-1, ids), ids), SOFTMAX),
-            (shares_of(scores.gather(-1, ids).softmax(-1), ids), SOFTMAX),
-        ],
-    )
+task_2_2.asks(
+    "the weights hand a gradient to the scores, and none to the bias",
+    Case(_slopes, slopes=("scores", "bias")),
+    mistakes={
+        "scores.gather => scores.detach().gather": "The router learns through these "
+        "weights, and no gradient comes through. Did .detach(), torch.no_grad(), "
+        ".data, .item() or numpy cut them from the scores?",
+        "chosen / chosen.sum => chosen / chosen.detach().sum": "The sum that divides "
+        "was detached. A weight depends on the scores of the other chosen experts too: "
+        "they are in the sum.",
+        "scores.gather(-1, experts) => "
+        "(scores + bias).gather(-1, experts) - bias.detach()[experts]": "A loss would "
+        "now move the bias. It is set by a rule, from the load alone: it must not "
+        "stand in anything that is multiplied or added to a weight.",
+    },
+)
 
 
-def _expect_choice(
-    answer: Answer,
-    wanted: set[int],
-    scores: Tensor,
-    bias: Tensor,
-    known: list[tuple[set[int], str]],
-) -> None:
-    on = f"scores = {show(scores)}, bias = {show(bias)}, top_k 2\n"
-    on += f"so scores + bias = {show(scores + bias)}"
-    _, experts = _answer(answer, on, scores, bias, 2, 1.0)
-    got = set(experts[0].tolist())
-    if got != wanted:
-        because = next((say for ids, say in known if ids == got), "")
-        raise Mismatch(on, f"experts {_ids(wanted)}", f"experts {_ids(got)}", because)
+def _ties(generator: Generator) -> tuple:
+    scores = (5 * torch.rand(100, 16, generator=generator)).ceil() / 5
+    return scores, torch.zeros(16), 4, 2.5
 
 
-def _ids(experts: set[int]) -> str:
-    return " and ".join(str(e) for e in sorted(experts))
+task_2_2.asks(
+    "equals the definition on 300 random tokens, ties included",
+    family(_draw, {"N": 300, "E": 16, "k": 4}, ones=["N", "k"], double=True),
+    drawn(_ties, note="many scores are equal: whichever of them is right"),
+    mistakes={
+        "(scores + bias).topk(top_k, dim=-1).indices => "
+        "struck_out(scores + bias, top_k)": TIES,
+    },
+)
 
 
-LIFTED = torch.tensor([[0.6, 0.3, 0.9, 0.1, 0.5]])  # expert 3 overtakes expert 0
-LIFT = torch.tensor([0.0, 0.0, 0.0, 0.7, -0.3])
+@task_2_2.accepts
+def loop_over_tokens(affinities, correction, k, scale):
+    weights, experts = [], []
+    for row in affinities:
+        ranked = (row + correction).sort(descending=True).indices[:k]
+        experts.append(ranked)
+        weights.append(row[ranked] * scale / row[ranked].sum())
+    return torch.stack(weights), torch.stack(experts)
 
 
-@task_2_2.property("the k experts with the largest score + bias are chosen")
-def bias_chooses(answer: Answer) -> None:
-    unheard = "These have the highest scores. The bias was not asked."
-    opposite = "The bias was subtracted: a raised one has to make an expert likelier."
-    both = [({0, 2}, unheard), ({2, 4}, opposite)]
-    _expect_choice(answer, {2, 3}, LIFTED, LIFT, both)
-    _expect_choice(
-        answer,
-        {1, 3},
-        torch.tensor([[0.6, 0.2, 0.9, 0.3]]),
-        torch.tensor([-3.0, -1.0, -3.0, -1.0]),
-        [({0, 2}, unheard), ({0, 1}, NEGATIVE), ({2, 3}, NEGATIVE)],
-    )
+@task_2_2.accepts
+def one_hot_mask(scores, bias, top_k, route_scale):
+    chosen = (scores + bias).argsort(dim=-1, descending=True)[:, :top_k]
+    mask = torch.nn.functional.one_hot(chosen, scores.shape[-1]).sum(1)
+    gates = scores * mask / (scores * mask).sum(-1, keepdim=True)
+    experts = mask.nonzero()[:, 1].view(-1, top_k)  # by number, not best first
+    return gates.gather(-1, experts) * route_scale, experts
 
 
-@task_2_2.property("the bias steers who is chosen, never how much they count")
-def bias_weighs_nothing(answer: Answer) -> None:
-    _expect(
-        answer,
-        f"scores = {show(LIFTED)}, bias = {show(LIFT)},\n"
-        "top_k 2, route_scale 1; experts 2 and 3 are chosen, with raw scores 0.9, 0.1",
-        (LIFTED, LIFT, 2, 1.0),
-        [{2: 0.9, 3: 0.1}],
-        known=[
-            ([{2: 0.9 / 1.7, 3: 0.8 / 1.7}], WEIGHED),
-            ([{2: 0.9, 3: 0.8}], WEIGHED),
-            (
-                [{2: 0.9 / 1.7, 3: 0.1 / 1.7}],
-                "The sum that divides still holds the bias.",
-            ),
-            ([{2: 0.6, 3: 0.4}], OF_OTHERS),
-            ([{2: 0.6, 3: 0.9}], OF_OTHERS),
-        ],
-    )
-
-
-@task_2_2.property("at the end, all weights are multiplied by route_scale")
-def scaled(answer: Answer) -> None:
-    _expect(
-        answer,
-        "scores = [[0.6, 0.3, 0.9, 0.2]], bias = zeros(4), top_k 2, route_scale 2.5",
-        (torch.tensor([[0.6, 0.3, 0.9, 0.2]]), torch.zeros(4), 2, 2.5),
-        [{0: 1.0, 2: 1.5}],
-        known=[
-            (
-                [{0: 0.4, 2: 0.6}],
-                "These are right for a scale of 1. Was route_scale forgotten, or "
-                "multiplied in before the division, where it cancels?",
-            ),
-            ([{0: 0.16, 2: 0.24}], "This was divided by route_scale."),
-            ([{0: 2.5, 2: 3.75}], "The scale came twice."),
-        ],
-    )
-
-
-@task_2_2.property("the weights hand a gradient to the scores, and none to the bias")
-def learns(answer: Answer) -> None:
-    scores = torch.rand(6, 8, generator=answer.generator).requires_grad_()
-    bias = torch.randn(8, generator=answer.generator).requires_grad_()
-    pull = torch.randn(6, 8, generator=answer.generator)
-    on = "random scores (6, 8) that want a gradient, a random bias, top_k 3"
-    weights, experts = _answer(answer, on, scores, bias, 3, 2.0)
-    if not weights.requires_grad:
-        raise Mismatch(
-            on, "weights that know where they come from", "bare numbers", CUT
-        )
-    loss = (weights * pull.gather(-1, experts)).sum()
-    got, to_bias = torch.autograd.grad(loss, (scores, bias), allow_unused=True)
-    chosen = scores.gather(-1, experts)
-    pulls = 2 * pull.gather(-1, experts)
-    share = chosen / chosen.sum(-1, keepdim=True)
-    (wanted,) = torch.autograd.grad((share * pulls).sum(), scores)
-    half = pulls / chosen.detach().sum(-1, keepdim=True)
-    half = torch.zeros_like(pull).scatter(-1, experts, half)
-    if to_bias is not None and not close(to_bias, torch.zeros(8), 1e-6):
-        raise Mismatch(on, "no gradient for the bias", show(to_bias), RULE)
-    got = torch.zeros_like(pull) if got is None else got
-    if not close(got, wanted):
-        because = recognise(got, [(half, BELOW), (torch.zeros_like(pull), CUT)])
-        rows = (f"{show(x[0])} for token 0" for x in (wanted, got))
-        raise Mismatch(on, *rows, because)
-
-
-@task_2_2.property("equals the definition on 300 random tokens, ties included")
-def equals_definition(answer: Answer) -> None:
-    for dtype in (torch.float32, torch.float64):
-        scores = torch.rand(300, 16, generator=answer.generator).to(dtype)
-        scores[:100] = (5 * scores[:100]).ceil() / 5  # many equal ones
-        for size in (0.0, 0.2, 3.0):
-            bias = size * torch.randn(16, generator=answer.generator).to(dtype)
-            on = f"random scores (300, 16), top_k 4, route_scale 2.5, {dtype};\n"
-            on += f"normal bias, times {show(size)}"
-            _agrees(answer, scores, bias, on)
-
-
-def _agrees(answer: Answer, scores: Tensor, bias: Tensor, on: str) -> None:
-    """The best by score + bias, whichever of equals, with the weights due to them."""
-    weights, experts = _answer(answer, on, scores, bias, 4, 2.5)
-    best = (scores + bias).topk(4).values
-    chosen = (scores + bias).gather(-1, experts).sort(-1, descending=True).values
-    same_rows(f"{on}\nbiased scores of the chosen", best, chosen)
-    raw = scores.gather(-1, experts)
-    wanted = 2.5 * raw / raw.sum(-1, keepdim=True)
-    same_rows(f"{on}\nweights", wanted, weights)
+@task_2_2.accepts
+def ordered_by_weight_in_float64(scores, bias, top_k, route_scale):
+    experts = (scores.detach() + bias).topk(top_k, sorted=False).indices
+    raw, order = scores.double().gather(-1, experts).sort(-1, descending=True)
+    weights = raw / (raw.sum(-1, keepdim=True) + 1e-20)
+    return weights.mul(route_scale), experts.gather(-1, order)

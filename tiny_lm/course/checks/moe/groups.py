@@ -8,9 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, close, expect, recognise, shape, show
-from tiny_lm.course.checks.task import Task
+from tiny_lm.course.checks.before.answer import Answer
+from tiny_lm.course.checks.before.expect import (
+    Mismatch,
+    close,
+    expect,
+    recognise,
+    shape,
+    show,
+)
+from tiny_lm.course.checks.before.task import Task
 
 
 def limit_groups(
@@ -38,7 +45,7 @@ task_2_3 = Task(
     name="limit_groups",
     piece="moe.limit_groups",
     difficulty=2,
-    minutes=15,
+    minutes=20,
     points=3,
     reference=limit_groups,
     errors=(

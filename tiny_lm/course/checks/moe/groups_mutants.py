@@ -9,8 +9,8 @@ import math
 import torch
 from einops import rearrange, repeat
 
+from tiny_lm.course.checks.before.mutants import honest, wrong
 from tiny_lm.course.checks.moe.groups import task_2_3
-from tiny_lm.course.checks.mutants import honest, wrong
 
 
 def _best_sum(groups, per_group):

@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tiny_lm import router
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, close, expect, recognise, shape
+from tiny_lm.course.checks.before.answer import Answer
+from tiny_lm.course.checks.before.expect import Mismatch, close, expect, shape
+from tiny_lm.course.checks.before.expect import recognise as recognise
+from tiny_lm.course.checks.before.task import Task
 from tiny_lm.course.checks.moe.layer_words import ADDED_X, ERRORS, HINTS, WORDS
-from tiny_lm.course.checks.task import Task
 from tiny_lm.layers import grouped_linear, swiglu
 from tiny_lm.moe import collect, sort_by_expert, spread
 
@@ -49,7 +50,7 @@ task_2_8 = Task(
     name="moe_layer",
     piece="moe.moe_layer",
     difficulty=3,
-    minutes=25,
+    minutes=35,
     points=4,
     reference=moe_layer,
     errors=ERRORS,

@@ -9,11 +9,11 @@ import math
 import torch
 import torch.nn.functional as F
 
+from tiny_lm.course.checks.before.mutants import honest, wrong
 from tiny_lm.course.checks.moe.layer import moe_layer, task_2_8
 from tiny_lm.course.checks.moe.sequence_mutants import (
     one_sequence_after_the_other as learners_loss,
 )
-from tiny_lm.course.checks.mutants import honest, wrong
 from tiny_lm.router import limit_groups, sequence_loss
 
 

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, close, expect, shape, show
-from tiny_lm.course.checks.moe.choices import expert_ids, two_tensors
-from tiny_lm.course.checks.task import Task
+from tiny_lm.course.checks.before.answer import Answer
+from tiny_lm.course.checks.before.choices import expert_ids, two_tensors
+from tiny_lm.course.checks.before.expect import Mismatch, close, expect, shape, show
+from tiny_lm.course.checks.before.task import Task
 
 
 def score_and_choose(

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from einops import einsum
 
+from tiny_lm.course.checks.before.mutants import honest, wrong
 from tiny_lm.course.checks.moe.score import task_2_1
-from tiny_lm.course.checks.mutants import honest, wrong
 
 
 def _scores(x, centroids):

@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tiny_lm import router
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.expect import Mismatch, close, expect, show
-from tiny_lm.course.checks.task import Task
+from tiny_lm.course.checks.before.answer import Answer
+from tiny_lm.course.checks.before.expect import Mismatch, close, expect, show
+from tiny_lm.course.checks.before.task import Task
 
 
 def sequence_loss(

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from einops import einsum, reduce
 
+from tiny_lm.course.checks.before.mutants import honest, wrong
 from tiny_lm.course.checks.moe.sequence import task_2_7
-from tiny_lm.course.checks.mutants import honest, wrong
 
 
 def _f(scores, experts):

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tiny_lm.course.checks.expect import Mismatch, show
+from tiny_lm.course.checks.before.expect import Mismatch, show
 
 # Where a product's first matrix stands among its arguments.
 PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "_grouped_mm": 0, "addmm": 1}

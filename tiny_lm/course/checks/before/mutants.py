@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tiny_lm.course.checks.task import Task
+from tiny_lm.course.checks.before.task import Task
 
 Function = Callable[..., Any]
 

@@ -1,0 +1,260 @@
+"""What no task has to ask for: kinds of wrong answers that every check refuses."""
+
+import random
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from tiny_lm.course.checks.case import Case, case, drawn, family
+from tiny_lm.course.checks.mistake import edited
+from tiny_lm.course.checks.task import TASKS, Task
+
+
+def scaled(x, rate):
+    """The reference of these tests."""
+    return rate * x, x.argsort(dim=-1), float(x.sum())
+
+
+def draw(generator, N, E):
+    return torch.randn(N, E, generator=generator), 0.5
+
+
+@pytest.fixture
+def task():
+    made = Task(
+        id="0.2",
+        lab="00_demo",
+        title="Scale it",
+        name="scaled",
+        piece="demo.scaled",
+        difficulty=1,
+        minutes=1,
+        points=1,
+        reference=scaled,
+        returns=("y", "order", "total"),
+        hints=("a", "b", "c"),
+    )
+    made.asks("by hand", case([[1.0, 3.0], [5.0, 2.0]], 2.0))
+    made.asks("random ones", family(draw, {"N": 5, "E": 3}, ones=["N", "E"]))
+    made.asks("slopes", Case(lambda g: draw(g, 4, 3), slopes=("x",)), only=None)
+    yield made
+    del TASKS["0.2"]
+
+
+def because(task, function) -> str:
+    outcome = task.outcome(function)
+    assert not outcome.holds
+    return outcome.mismatch.because
+
+
+def through_data(x, rate):
+    x.data.mul_(rate)
+    return scaled(x / rate, rate)
+
+
+def through_numpy_memory(x, rate):
+    x.detach().numpy()[:] *= 2
+    return scaled(x / 2, rate)
+
+
+def grows(x, rate):
+    return scaled(x, rate)
+
+
+def leaves_gradients(x, rate):
+    if x.requires_grad:
+        (x * x).sum().backward()
+    return scaled(x, rate)
+
+
+def seeds(x, rate):
+    torch.manual_seed(0)
+    return scaled(x, rate)
+
+
+def seeds_numpy(x, rate):
+    numpy.random.seed(0)
+    return scaled(x, rate)
+
+
+def draws_with_python(x, rate):
+    random.random()
+    return scaled(x, rate)
+
+
+def switches_dtype(x, rate):
+    torch.set_default_dtype(torch.float64)
+    return scaled(x, rate)
+
+
+def switches_gradients_off(x, rate):
+    result = scaled(x, rate)
+    torch.set_grad_enabled(False)
+    return result
+
+
+def number_as_tensor(x, rate):
+    return rate * x, x.argsort(dim=-1), x.sum()
+
+
+def narrow_ids(x, rate):
+    return rate * x, x.argsort(dim=-1).int(), float(x.sum())
+
+
+def values_for_ids(x, rate):
+    return rate * x, x.sort(dim=-1).values, float(x.sum())
+
+
+def whole_sort(x, rate):
+    return rate * x, x.sort(dim=-1), float(x.sum())
+
+
+def mask(x, rate):
+    return x > 0, x.argsort(dim=-1), float(x.sum())
+
+
+def array(x, rate):
+    return (rate * x).detach().numpy(), x.argsort(dim=-1), float(x.sum())
+
+
+def half_precision(x, rate):
+    return (rate * x).bfloat16(), x.argsort(dim=-1), float(x.sum())
+
+
+def parameter(x, rate):
+    return nn.Parameter(rate * x.detach()), x.argsort(dim=-1), float(x.sum())
+
+
+def other_order(x, rate):
+    return x.argsort(dim=-1), rate * x, float(x.sum())
+
+
+def one_result(x, rate):
+    return rate * x
+
+
+def squeezed(x, rate):
+    return (rate * x).squeeze(), x.argsort(dim=-1), float(x.sum())
+
+
+def cut_off(x, rate):
+    return rate * x.detach(), x.argsort(dim=-1), float(x.sum())
+
+
+def rate_ignored(x, rate):
+    return 2.0 * x, x.argsort(dim=-1), float(x.sum())
+
+
+def rows_repeated(x, rate):
+    return rate * x[:1].expand_as(x), x.argsort(dim=-1), float(x.sum())
+
+
+def twice(x, rate):
+    return 2 * rate * x, x.argsort(dim=-1), float(x.sum())
+
+
+def nothing(x, rate):
+    rate * x
+
+
+KINDS = {
+    through_data: "wrote into what the caller handed over",
+    through_numpy_memory: "wrote into what the caller handed over",
+    leaves_gradients: "left gradients",
+    seeds: "To seed the global random numbers",
+    seeds_numpy: "To seed the global random numbers",
+    draws_with_python: "To seed the global random numbers",
+    switches_dtype: "everything that runs afterwards",
+    switches_gradients_off: "everything that runs afterwards",
+    number_as_tensor: "a plain number is promised",
+    narrow_ids: "have to be int64",
+    values_for_ids: "Whole numbers are promised",
+    whole_sort: "A pair stands where one tensor",
+    mask: "This is a mask",
+    array: "Later cells go on with a tensor",
+    half_precision: "half the bits are gone",
+    parameter: "handed to an optimizer",
+    other_order: "in another order",
+    one_result: "with a comma between them",
+    squeezed: "A dim of size 1 got lost",
+    cut_off: "Without a gradient",
+    rate_ignored: "Is `rate` used?",
+    rows_repeated: "Row 0 is right",
+    twice: "times what is wanted",
+    nothing: "A function without `return`",
+}
+
+
+@pytest.mark.parametrize("function", KINDS, ids=lambda f: f.__name__)
+def test_kind_is_refused_and_named(task, function):
+    assert KINDS[function] in because(task, function)
+
+
+@pytest.mark.parametrize("function", KINDS, ids=lambda f: f.__name__)
+def test_a_wrong_answer_spoils_nothing_for_the_next(task, function):
+    """The reference still passes, and global settings are as they were."""
+    kept = torch.random.get_rng_state(), torch.get_default_dtype()
+    assert not task.outcome(function).holds
+    assert task.outcome(grows).holds
+    assert torch.equal(torch.random.get_rng_state(), kept[0])
+    assert torch.get_default_dtype() == kept[1]
+    assert torch.is_grad_enabled()
+
+
+def test_a_models_mode_belongs_to_the_caller():
+    def outputs(model, x):
+        return model(x)
+
+    made = Task(
+        id="0.3",
+        lab="00_demo",
+        title="Run it",
+        name="outputs",
+        piece="demo.outputs",
+        difficulty=1,
+        minutes=1,
+        points=1,
+        reference=outputs,
+        hints=("a", "b", "c"),
+    )
+    made.asks("runs", drawn(lambda g: (nn.Dropout(0.0), torch.ones(2))))
+    try:
+        assert "as it came" in because(made, lambda model, x: model.eval()(x))
+    finally:
+        del TASKS["0.3"]
+
+
+# ---- mistakes
+
+
+def test_a_mistake_that_fits_everywhere_is_named_and_one_that_fits_here_perhaps(task):
+    task.properties[0].mistake("The rate came twice.")(
+        lambda x, rate: (rate * rate * x, *scaled(x, rate)[1:])
+    )
+    assert because(task, lambda x, r: (r**2 * x, *scaled(x, r)[1:])) == (
+        "The rate came twice."
+    )
+
+    def on_hand_alone(x, rate):
+        y, *rest = scaled(x, rate)
+        return (rate * y if rate == 2.0 else y / 3), *rest
+
+    assert because(task, on_hand_alone) == "Perhaps: The rate came twice."
+
+
+def test_two_mistakes_at_once_are_both_named(task):
+    task.asks("more", mistakes={"rate * x => -rate * x": "A.", "x.sum => x.max": "B."})
+
+    def both(x, rate):
+        return -rate * x, x.argsort(dim=-1), float(x.max())
+
+    assert because(task, both) == "Two things at once. A. And: B."
+
+
+def test_an_edit_must_find_its_text_once():
+    with pytest.raises(ValueError, match="stands 0 times"):
+        edited(scaled, "nowhere => there")
+    with pytest.raises(ValueError, match="times in the source"):
+        edited(scaled, "x => y")

@@ -1,0 +1,26 @@
+"""Functions that edits of a reference may call: ways to go wrong that take lines.
+
+Chapter: index
+Source: course
+"""
+
+import math  # noqa: F401  (edits use these, whatever the reference's module imports)
+
+import torch
+import torch.nn.functional as F  # noqa: F401
+from torch import Tensor
+
+
+def struck_out(choice: Tensor, k: int) -> Tensor:
+    """The k best ids by striking out the best *value*, which strikes out its equals."""
+    left, ids = choice, []
+    for _ in range(k):
+        best = left.max(dim=-1, keepdim=True)
+        ids.append(best.indices)
+        left = left.masked_fill(left == best.values, -torch.inf)
+    return torch.cat(ids, dim=-1)
+
+
+def through_numpy(x: Tensor) -> Tensor:
+    """The same numbers, with no way back for a gradient."""
+    return torch.from_numpy(x.detach().numpy().copy())

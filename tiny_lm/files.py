@@ -1,0 +1,122 @@
+"""Files that are whole or not there, and what is wrong with one that is not.
+
+Chapter: 06_together/full_model
+
+A program can be stopped between any two bytes, and two programs can write at once. So
+a file is written under a name that nobody else has and then renamed, which happens at
+once or not at all; and a folder that must be nobody else's is made by the one call
+that fails where it exists.
+"""
+
+import itertools
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Put a file there with all of its content; text becomes UTF-8."""
+    raw = content.encode() if isinstance(content, str) else content
+    replace_whole(path, lambda draft: draft.write_bytes(raw))
+
+
+def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file under a name of its own, then put it in place."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """As JSON, which knows neither NaN nor infinity.
+
+    Raises:
+        ValueError: a number that is not finite.
+    """
+    return json.dumps(value, indent=indent, allow_nan=False)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it cannot be read, or it is cut short or no JSON; names the file.
+    """
+    return from_json(read_text(path), str(path))
+
+
+def from_json(text: str, where: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is cut short or no JSON; says `where` it came from.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is cut short or no JSON: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """What a UTF-8 file says.
+
+    Raises:
+        ValueError: it cannot be read, or it is not UTF-8; names the file.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def claim_next(parent: Path, name: str) -> Path:
+    """Make `parent/name-1`, or the next number that is free.
+
+    Programs that ask at the same time get different folders.
+
+    Raises:
+        ValueError: nothing can be made there.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = parent / f"{name}-{number}"
+            if not folder.exists():  # quicker than a call that fails
+                try:
+                    folder.mkdir()
+                except FileExistsError:
+                    continue
+                return folder
+    except OSError as error:
+        raise ValueError(f"cannot write to {parent}: {error.strerror}") from error
+
+
+def claim(folder: Path, first: str) -> None:
+    """Make a folder, or take an empty one, and put an empty file `first` into it.
+
+    Of two programs that claim the same folder, the second is refused.
+
+    Raises:
+        ValueError: there is something in it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = sorted(os.listdir(folder))
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
+    if there:
+        raise ValueError(f"{folder} is not empty: it holds {there[0]}")
+    try:
+        (folder / first).open("x").close()
+    except FileExistsError as error:
+        raise ValueError(f"{folder} was taken by another program just now") from error
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder}: {error.strerror}") from error

@@ -1,0 +1,73 @@
+"""What a run says while it trains, and what is kept of it in the end.
+
+Chapter: 06_together/full_model
+"""
+
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from tiny_lm import costs, data, runs
+from tiny_lm.job import Job
+
+
+def progress(job: Job, rank: int) -> tqdm:
+    """The bar of the first rank; others have none."""
+    hidden = rank > 0 or not job.progress
+    about = f"training {job.config.name} on {job.ranks} rank(s)"
+    return tqdm(total=job.training.steps, desc=about, disable=hidden, unit="step")
+
+
+def report(job: Job, bar: tqdm, metrics: dict[str, Any]) -> None:
+    """Keep the metrics of one step, and show the most important ones."""
+    runs.append_metrics(job.out, metrics)
+    shown = {"loss": f"{metrics['loss']:.3f}"}
+    if "val_loss" in metrics:
+        shown["val"] = f"{metrics['val_loss']:.3f}"
+    shown["tokens/s"] = f"{metrics['tokens_per_s']:,.0f}"
+    if metrics["max_violation"]:
+        shown["MaxVio"] = f"{max(metrics['max_violation']):.2f}"
+    bar.set_postfix(shown, refresh=False)
+    bar.update()
+
+
+def origin(job: Job, corpus: data.Corpus) -> dict[str, Any]:
+    """How the weights came about: settings, data, versions."""
+    t = job.training
+    return asdict(t) | {
+        "final_lr": t.lowest_lr,
+        "warmup_steps": t.warmup,
+        "corpus": corpus.name,
+        "corpus_bytes": corpus.num_bytes,
+        "corpus_sha256": corpus.sha256,
+        "ranks": job.ranks,
+        "device": job.device,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def summary(job: Job, metrics: dict[str, Any], bytes_sent: int) -> dict[str, Any]:
+    """What a run came to: the last metrics, sizes, traffic.
+
+    Args:
+        metrics: of the last step; empty where there was none.
+        bytes_sent: by all ranks together.
+    """
+    count = costs.count_parameters(job.config)
+    return {
+        "preset": job.config.name,
+        "ranks": job.ranks,
+        "steps": metrics.get("step", 0),
+        "loss": metrics.get("loss"),
+        "val_loss": metrics.get("val_loss"),
+        "tokens_per_s": metrics.get("tokens_per_s"),
+        "params_total": count.total,
+        "params_active": count.active,
+        "kv_bytes_per_token": costs.kv_bytes_per_token(job.config, 4),
+        "bytes_sent": bytes_sent,
+        "run": str(job.out),
+    }
