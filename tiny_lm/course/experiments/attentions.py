@@ -1,0 +1,180 @@
+"""Four kinds of attention that differ in what they remember, and in nothing else.
+
+Chapter: 03_mla/latent_attention
+Source: deepseek_v2, section 2.1 and appendix D; gqa
+
+Every model has the same width, depth and number of query heads, and `d_ffn` is chosen
+so that all have as many parameters. Two sets answer two questions:
+
+    as published   heads as wide as ever; the cache is what the kind makes it
+    equal cache    heads narrowed until every kind caches what MLA caches
+
+Learning rates are tried alike for all kinds, over whole schedules.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from tiny_lm import costs
+from tiny_lm.config import MHAConfig, MLAConfig, ModelConfig, TrainConfig
+from tiny_lm.course.experiments.plan import Experiment, Run
+from tiny_lm.course.experiments.records import Record, assemble
+from tiny_lm.course.experiments.together import Together
+
+D_MODEL, NUM_HEADS, D_HEAD = 128, 4, 32
+LATENT = MLAConfig(
+    num_heads=NUM_HEADS,
+    d_latent_kv=64,
+    d_latent_q=64,
+    d_nope=32,
+    d_rope=16,
+    d_value=32,
+)
+CACHED = LATENT.d_latent_kv + LATENT.d_rope  # elements a token and layer
+PARAMETERS_PER_LAYER = 200_000
+TOLERANCE = 0.01  # of what counts as equally many parameters
+SEEDS = tuple(range(8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the seven models are asked, how long they train, and at which rates."""
+
+    name: str
+    text: str
+    num_layers: int
+    training: TrainConfig
+    rates: tuple[float, ...]
+    higher_is_better: bool
+    result: str  # field of a run's record
+
+
+TEXT = Question(
+    name="mla_text",
+    text="At equally many parameters, how well does each kind of attention predict?",
+    num_layers=4,
+    training=TrainConfig(
+        steps=2000,
+        batch_size=32,
+        seq_len=256,
+        warmup_steps=100,
+        eval_every=200,
+        eval_batches=64,  # 524 288 tokens
+    ),
+    rates=(3e-3, 6e-3, 1.2e-2),
+    higher_is_better=False,
+    result="final_val_loss",
+)
+RECALL = Question(
+    name="mla_recall",
+    text="How much can each kind of attention read back from its context?",
+    num_layers=2,
+    training=TrainConfig(
+        steps=6000, batch_size=64, seq_len=128, warmup_steps=200, eval_every=300
+    ),
+    rates=(7e-4, 1.5e-3, 3e-3),
+    higher_is_better=True,
+    result="final_recalled",
+)
+
+
+def _heads(num_kv_heads: int, d_head: int) -> MHAConfig:
+    return MHAConfig(num_heads=NUM_HEADS, num_kv_heads=num_kv_heads, d_head=d_head)
+
+
+def kinds(num_layers: int) -> dict[str, ModelConfig]:
+    """Seven models by label; `mla` stands for itself in both sets."""
+    equal = {"mha": 4, "gqa": 2, "mqa": 1}
+    attentions: dict[str, MHAConfig | MLAConfig] = {"mla": LATENT}
+    for name, groups in equal.items():
+        attentions[name] = _heads(groups, D_HEAD)
+        attentions[f"{name}, equal cache"] = _heads(groups, CACHED // (2 * groups))
+    return {
+        label: equally_large(label, attention, num_layers)
+        for label, attention in attentions.items()
+    }
+
+
+def equally_large(
+    name: str, attention: MHAConfig | MLAConfig, num_layers: int
+) -> ModelConfig:
+    """A dense model whose feed-forward takes what its attention leaves."""
+
+    def model(d_ffn: int) -> ModelConfig:
+        return ModelConfig(
+            name=name.replace(", equal cache", "_narrow"),
+            vocab_size=256,
+            d_model=D_MODEL,
+            num_layers=num_layers,
+            num_dense_layers=num_layers,
+            d_ffn=d_ffn,
+            attention=attention,
+            max_len=1024,
+            init_std=0.02,
+        )
+
+    one = costs.count_parameters(model(1)).total
+    per_width = costs.count_parameters(model(2)).total - one
+    room = PARAMETERS_PER_LAYER * num_layers + 2 * 256 * D_MODEL
+    d_ffn = 8 * round((room - one) / per_width / 8)
+    config = model(d_ffn)
+    off = costs.count_parameters(config).total / room - 1
+    assert abs(off) < TOLERANCE, (name, d_ffn, off)
+    return config
+
+
+def cached_elements(config: ModelConfig) -> int:
+    """What one token leaves in the cache of one layer."""
+    return costs.kv_bytes_per_token(config, 1) // config.num_layers
+
+
+def sweep(question: Question) -> Experiment:
+    """Every kind at every learning rate, one seed, the whole schedule."""
+    q = question
+    return Experiment(
+        name=f"{q.name}_learning_rate",
+        question="Which peak learning rate suits each kind of attention?",
+        runs=tuple(
+            Run(label=label, config=config, training=_at(q.training, lr, 0))
+            for label, config in kinds(q.num_layers).items()
+            for lr in q.rates
+        ),
+    )
+
+
+def best_rates(question: Question, records: Sequence[Record]) -> dict[str, float]:
+    """For each kind, the learning rate of its best run."""
+    sign = 1 if question.higher_is_better else -1
+    records = sorted(records, key=lambda record: sign * record[question.result])
+    return {record["label"]: record["training"]["lr"] for record in records}
+
+
+def compared(
+    question: Question, lr: dict[str, float], seeds: Sequence[int] = SEEDS
+) -> Experiment:
+    """Every kind at its best learning rate, over the seeds."""
+    q = question
+    return Experiment(
+        name=q.name,
+        question=q.text,
+        runs=tuple(
+            Run(label=label, config=config, training=_at(q.training, lr[label], seed))
+            for label, config in kinds(q.num_layers).items()
+            for seed in seeds
+        ),
+    )
+
+
+def _at(training: TrainConfig, lr: float, seed: int) -> TrainConfig:
+    return replace(training, lr=lr, final_lr=lr / 10, seed=seed)
+
+
+def record(question: Question, runs: Together) -> Iterator[Record]:
+    """Train what is missing, and give the results: of the rates, and of the seeds."""
+    rates = sweep(question)
+    runs.train(list(rates.runs))
+    yield assemble(rates, runs.store)
+    found = best_rates(question, [runs.store.load(run) for run in rates.runs])
+    wanted = compared(question, found)
+    runs.train(list(wanted.runs))
+    yield assemble(wanted, runs.store)
