@@ -72,7 +72,7 @@ RECALL = Question(
     training=TrainConfig(
         steps=6000, batch_size=32, seq_len=128, warmup_steps=200, eval_every=300
     ),
-    rates=(1e-3, 2e-3, 4e-3),
+    rates=(5e-4, 1e-3, 2e-3),
     higher_is_better=True,
     result="final_recalled",
 )
