@@ -13,13 +13,19 @@ Learning rates are tried alike for all kinds, over whole schedules.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from tiny_lm import costs
 from tiny_lm.config import MHAConfig, MLAConfig, ModelConfig, TrainConfig
+from tiny_lm.course.experiments import spectra
+from tiny_lm.course.experiments.captured import side_by_side, train_text
 from tiny_lm.course.experiments.plan import Experiment, Run
+from tiny_lm.course.experiments.products import products_for
 from tiny_lm.course.experiments.records import Record, assemble
 from tiny_lm.course.experiments.together import Together
+from tiny_lm.course.experiments.training import describe
+from tiny_lm.data import EvalBatches
+from tiny_lm.model import LanguageModel
 
 D_MODEL, NUM_HEADS, D_HEAD = 128, 4, 32
 LATENT = MLAConfig(
@@ -34,6 +40,7 @@ CACHED = LATENT.d_latent_kv + LATENT.d_rope  # elements a token and layer
 PARAMETERS_PER_LAYER = 200_000
 TOLERANCE = 0.01  # of what counts as equally many parameters
 SEEDS = tuple(range(5))
+RANKS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +174,37 @@ def compared(
 
 def _at(training: TrainConfig, lr: float, seed: int) -> TrainConfig:
     return replace(training, lr=lr, final_lr=lr / 10, seed=seed)
+
+
+def spectra_of(runs: Together) -> Record:
+    """Train plain attention once, and count the directions of its keys and values."""
+    run = Run(
+        label="mha",
+        config=kinds(TEXT.num_layers)["mha"],
+        training=_at(TEXT.training, min(TEXT.rates), 0),
+    )
+    products, curves = products_for(runs.device), Record()
+    trained, untrained = (
+        LanguageModel(run.config, products=products).to(runs.device) for _ in range(2)
+    )
+    side_by_side([train_text(run, trained, runs.task, curves)], 1)
+    t = run.training
+    few, many = (
+        EvalBatches(part, t.batch_size, t.seq_len, count)
+        for part, count in zip(
+            runs.task, (spectra.BATCHES, t.eval_batches), strict=True
+        )
+    )
+    widest = 2 * NUM_HEADS * D_HEAD
+    ranks = [r for r in RANKS if r <= widest]
+    found = spectra.measure(trained, untrained, few, many, ranks)
+    said = {
+        "name": "mla_rank",
+        "question": "Along how many directions do keys and values extend?",
+        "corpus": asdict(runs.store.text),
+        "precision": runs.store.precision,
+    }
+    return said | describe(run, runs.device, runs.commit) | curves | found
 
 
 def record(question: Question, runs: Together) -> Iterator[Record]:
