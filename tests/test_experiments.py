@@ -9,7 +9,7 @@ import torch
 
 from tiny_lm import costs, data
 from tiny_lm.course.experiments import __main__ as command
-from tiny_lm.course.experiments import fp8_plan, plan, read
+from tiny_lm.course.experiments import attentions, fp8_plan, plan, read
 from tiny_lm.course.experiments.corpus import Sources
 from tiny_lm.course.experiments.plan import SHORT, Run
 from tiny_lm.course.experiments.pool import Pool
@@ -51,7 +51,8 @@ def _session(folder: Path, jobs: int = 1, word: str = "word") -> command.Session
     text = Text.of(sources, len(parts[0]), len(parts[1]))
     store = Store(folder / "runs", text, "fp32")
     pool = Pool(store, parts, "cpu", "a commit", jobs, progress=False)
-    return command.Session(SHORT, sources, pool, folder, fp8_plan.SHORT)
+    mla = attentions.Scale.toy()
+    return command.Session(SHORT, sources, pool, folder, fp8_plan.SHORT, mla)
 
 
 def _run(**changes: object) -> Run:

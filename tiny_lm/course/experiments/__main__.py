@@ -18,7 +18,13 @@ import torch
 from safetensors.torch import load_file
 
 from tiny_lm import data
-from tiny_lm.course.experiments import fp8_plan, fp8_results, plan, readers
+from tiny_lm.course.experiments import (
+    attentions,
+    fp8_plan,
+    fp8_results,
+    plan,
+    readers,
+)
 from tiny_lm.course.experiments.corpus import (
     DISTRIBUTIONS,
     SHORT,
@@ -34,6 +40,7 @@ from tiny_lm.course.experiments.products import (
     products_for,
 )
 from tiny_lm.course.experiments.records import (
+    MLA_NAMES,
     MOE_NAMES,
     NAMES,
     RESULTS,
@@ -44,6 +51,7 @@ from tiny_lm.course.experiments.records import (
     assemble,
     write_json,
 )
+from tiny_lm.course.experiments.together import Together
 from tiny_lm.model import LanguageModel
 
 READERS = "moe_readers"
@@ -58,12 +66,15 @@ class Session:
     pool: Pool
     out: Path
     fp8_scales: dict[str, fp8_plan.Scale]
+    mla_scale: attentions.Scale
 
     def record(self, names: Iterable[str]) -> None:
         """Train what is missing for these experiments, and write their results."""
         names = set(names)
         if names & set(MOE_NAMES):
             self._record_moe(names)
+        if names & set(MLA_NAMES):
+            self._record_mla(names)
         for preset, scale in self.fp8_scales.items():
             for experiment in (
                 fp8_plan.pairs(preset, scale),
@@ -71,6 +82,12 @@ class Session:
             ):
                 if experiment.name in names:
                     self._record_fp8(experiment)
+
+    def _record_mla(self, names: set[str]) -> None:
+        pool = self.pool
+        runs = Together(pool.store, pool.parts, pool.device, pool.commit)
+        for result in attentions.results(names, self.mla_scale, runs):
+            self._write(result)
 
     def _record_fp8(self, experiment: Experiment) -> None:
         """Train what there is time for, after the checkpoint that it starts from."""
@@ -179,7 +196,8 @@ def _session(args: argparse.Namespace, sources: Sources) -> Session:
     deadline = time.time() + args.seconds
     pool = Pool(store, parts, args.device, commit, args.jobs, deadline=deadline)
     fp8_scales = fp8_plan.SHORT if args.short else fp8_plan.FULL
-    return Session(scale, sources, pool, out, fp8_scales)
+    mla_scale = attentions.Scale.toy() if args.short else attentions.Scale()
+    return Session(scale, sources, pool, out, fp8_scales, mla_scale)
 
 
 def main(arguments: list[str] | None = None) -> None:

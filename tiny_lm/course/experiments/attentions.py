@@ -21,8 +21,9 @@ from tiny_lm.course.experiments import spectra
 from tiny_lm.course.experiments.captured import side_by_side, train_text
 from tiny_lm.course.experiments.plan import Experiment, Run
 from tiny_lm.course.experiments.products import products_for
+from tiny_lm.course.experiments.recall import Haystack
 from tiny_lm.course.experiments.records import Record, assemble
-from tiny_lm.course.experiments.together import Together
+from tiny_lm.course.experiments.together import Together, needles_as_text
 from tiny_lm.course.experiments.training import describe
 from tiny_lm.data import EvalBatches
 from tiny_lm.model import LanguageModel
@@ -83,6 +84,28 @@ RECALL = Question(
     higher_is_better=True,
     result="final_recalled",
 )
+HAYSTACK = Haystack(length=128, needles=12)
+_TOY = {"steps": 2, "batch_size": 2, "seq_len": 16, "eval_every": 1, "warmup_steps": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Both questions, how many seeds answer them, and how full a haystack is."""
+
+    text: Question = TEXT
+    recall: Question = RECALL
+    seeds: tuple[int, ...] = SEEDS
+    haystack: Haystack = HAYSTACK
+
+    @classmethod
+    def toy(cls) -> "Scale":
+        """Toy lengths, to see that it runs."""
+        text, recall = (
+            replace(q, training=replace(q.training, eval_batches=2, **_TOY))
+            for q in (TEXT, RECALL)
+        )
+        haystack = Haystack(length=24, needles=2)
+        return cls(text=text, recall=recall, seeds=(0, 1), haystack=haystack)
 
 
 def _heads(num_kv_heads: int, d_head: int) -> MHAConfig:
@@ -157,7 +180,7 @@ def best_rates(question: Question, records: Sequence[Record]) -> dict[str, float
 
 
 def compared(
-    question: Question, lr: dict[str, float], seeds: Sequence[int] = SEEDS
+    question: Question, lr: dict[str, float], seeds: Sequence[int]
 ) -> Experiment:
     """Every kind at its best learning rate, over the seeds."""
     q = question
@@ -176,12 +199,40 @@ def _at(training: TrainConfig, lr: float, seed: int) -> TrainConfig:
     return replace(training, lr=lr, final_lr=lr / 10, seed=seed)
 
 
-def spectra_of(runs: Together) -> Record:
+def results(names: set[str], scale: Scale, text_runs: Together) -> Iterator[Record]:
+    """Train what is missing for these of `MLA_NAMES`, and give each result.
+
+    Args:
+        text_runs: where runs on text are trained; needles get a store beside theirs.
+    """
+    store = replace(text_runs.store, text=needles_as_text(scale.haystack))
+    needle_runs = replace(text_runs, store=store, task=scale.haystack)
+    for question, runs in ((scale.text, text_runs), (scale.recall, needle_runs)):
+        if {question.name, f"{question.name}_learning_rate"} & names:
+            yield from _answers(question, scale.seeds, runs)
+    if "mla_rank" in names:
+        yield spectra_of(scale.text, text_runs)
+
+
+def _answers(
+    question: Question, seeds: Sequence[int], runs: Together
+) -> Iterator[Record]:
+    """The result of the rates, then that of the seeds."""
+    rates = sweep(question)
+    runs.train(list(rates.runs))
+    yield assemble(rates, runs.store)
+    found = best_rates(question, [runs.store.load(run) for run in rates.runs])
+    wanted = compared(question, found, seeds)
+    runs.train(list(wanted.runs))
+    yield assemble(wanted, runs.store)
+
+
+def spectra_of(question: Question, runs: Together) -> Record:
     """Train plain attention once, and count the directions of its keys and values."""
     run = Run(
         label="mha",
-        config=kinds(TEXT.num_layers)["mha"],
-        training=_at(TEXT.training, min(TEXT.rates), 0),
+        config=kinds(question.num_layers)["mha"],
+        training=_at(question.training, min(question.rates), 0),
     )
     products, curves = products_for(runs.device), Record()
     trained, untrained = (
@@ -195,9 +246,7 @@ def spectra_of(runs: Together) -> Record:
             runs.task, (spectra.BATCHES, t.eval_batches), strict=True
         )
     )
-    widest = 2 * NUM_HEADS * D_HEAD
-    ranks = [r for r in RANKS if r <= widest]
-    found = spectra.measure(trained, untrained, few, many, ranks)
+    found = spectra.measure(trained, untrained, few, many, RANKS)
     said = {
         "name": "mla_rank",
         "question": "Along how many directions do keys and values extend?",
@@ -205,14 +254,3 @@ def spectra_of(runs: Together) -> Record:
         "precision": runs.store.precision,
     }
     return said | describe(run, runs.device, runs.commit) | curves | found
-
-
-def record(question: Question, runs: Together) -> Iterator[Record]:
-    """Train what is missing, and give the results: of the rates, and of the seeds."""
-    rates = sweep(question)
-    runs.train(list(rates.runs))
-    yield assemble(rates, runs.store)
-    found = best_rates(question, [runs.store.load(run) for run in rates.runs])
-    wanted = compared(question, found)
-    runs.train(list(wanted.runs))
-    yield assemble(wanted, runs.store)

@@ -30,7 +30,14 @@ MOE_NAMES = (
     "moe_readers",
 )
 FP8_NAMES = ("fp8_pairs", "fp8_branches", "fp8_pairs_wide", "fp8_branches_wide")
-NAMES = MOE_NAMES + FP8_NAMES
+MLA_NAMES = (
+    "mla_text_learning_rate",
+    "mla_text",
+    "mla_recall_learning_rate",
+    "mla_recall",
+    "mla_rank",
+)
+NAMES = MOE_NAMES + MLA_NAMES + FP8_NAMES
 
 Record = dict[str, Any]
 
