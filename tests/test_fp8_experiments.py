@@ -12,7 +12,7 @@ import torch
 
 from tiny_lm import data, train
 from tiny_lm.course.experiments import __main__ as command
-from tiny_lm.course.experiments import fp8_plan, plan
+from tiny_lm.course.experiments import attentions, fp8_plan, plan
 from tiny_lm.course.experiments.corpus import Sources
 from tiny_lm.course.experiments.fp8_results import gaps, noise_floor, result, smooth
 from tiny_lm.course.experiments.fp8_training import (
@@ -41,7 +41,8 @@ def session(folder: Path, **changes) -> command.Session:
     parts = data.split(sources.corpus, min_bytes=65)
     store = Store(folder / "runs", Text.of(sources, *map(len, parts)), "fp32")
     pool = Pool(store, parts, "cpu", "a commit", progress=False, **changes)
-    return command.Session(plan.SHORT, sources, pool, folder, {"tiny": TOY})
+    mla = attentions.Scale.toy()
+    return command.Session(plan.SHORT, sources, pool, folder, {"tiny": TOY}, mla)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,6 @@ Source: course
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from tiny_lm.course.figures.style import (
@@ -61,26 +60,16 @@ def energies(
             ax.plot(range(1, len(rest) + 1), rest, color=color, ls=dashes, lw=1.6)
     ax.set_yscale("log")
     ax.set(xlabel="directions kept", ylabel="share left out", ylim=(1e-4, 1.2))
-    width = len(noise)
-    ax.set_xlim(0, width)
-    _said(ax, kinds, width)
+    ax.set_xlim(0, len(noise))
+    for name, layers, color, side in (
+        ("trained", trained, GREEN, "right"),
+        ("untrained", untrained, GREY, "left"),
+        ("noise", [noise], GREY, "right"),
+    ):
+        falls = [next(n for n, e in enumerate(of) if 1 - e < 1e-3) for of in layers]
+        x = min(falls) - 5 if side == "right" else max(falls) + 5
+        ax.text(x, 1e-3, name, color=color, ha=side, fontweight="bold")
     return finish(figure)
-
-
-def _said(ax: Axes, kinds: Sequence[tuple], width: int) -> None:
-    """A name at each kind's first line, where it has fallen to a hundredth or ends."""
-    for name, layers, color, _ in kinds:
-        shares = layers[0]
-        place = next((n for n, e in enumerate(shares) if 1 - e < 0.03), width // 2)
-        place = min(place, int(0.8 * width))
-        ax.annotate(
-            name,
-            (place, max(1 - shares[place], 1e-4)),
-            (10, 8),
-            textcoords="offset points",
-            color=color,
-            fontweight="bold",
-        )
 
 
 def loss_by_rank(
