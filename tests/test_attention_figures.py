@@ -50,9 +50,10 @@ def test_a_cloud_has_two_dots_a_token():
 
 
 def test_energies_name_their_three_kinds():
-    fast = [0.9, 0.9995, 1.0, 1.0]
-    slow = [0.5, 0.8, 0.99, 1.0]
-    drawing = latent.energies([fast, fast], [slow], [0.25, 0.5, 0.75, 1.0])
+    fast, slow, noise = (
+        [1 - (1 - n / 64) ** power for n in range(1, 65)] for power in (9, 4, 1)
+    )
+    drawing = latent.energies([fast, fast], [slow], noise)
     for name in ("trained", "untrained", "noise"):
         assert words(drawing).count(name) == 1
 

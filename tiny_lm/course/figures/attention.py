@@ -58,13 +58,14 @@ def who_shares(num_heads: int = 4) -> Drawing:
             x = (group + 0.5) * num_heads / groups
             ax.plot([head + 0.5, x], [1.0, 0.42], color=GREY, lw=1.5, zorder=0)
             _pill(ax, head + 0.5, 1.1, f"q{head}", FAINT)
-            _pill(ax, x, 0.3, f"k{group} v{group}", GREEN, width=0.88)
+            if head * groups % num_heads < groups:  # the first of its group
+                _pill(ax, x, 0.3, f"k{group} v{group}", GREEN, width=0.88)
         kept = f"{2 * groups} vectors kept"
         ax.text(num_heads / 2, -0.15, kept, **_MIDDLE)
         ax.set(xlim=(-0.1, num_heads + 0.1), ylim=(-0.3, 1.4))
         ax.set_title(name, fontsize=11)
         ax.set_axis_off()
-    return finish(figure)
+    return finish(figure, narrow=False)
 
 
 def _pill(

@@ -67,7 +67,8 @@ def energies(
         ("noise", [noise], GREY, "right"),
     ):
         falls = [next(n for n, e in enumerate(of) if 1 - e < 1e-3) for of in layers]
-        x = min(falls) - 5 if side == "right" else max(falls) + 5
+        gap = 0.02 * len(noise)
+        x = min(falls) - gap if side == "right" else max(falls) + gap
         ax.text(x, 1e-3, name, color=color, ha=side, fontweight="bold")
     return finish(figure)
 
