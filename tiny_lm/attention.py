@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tiny_lm import passes
 from tiny_lm.config import MHAConfig
 from tiny_lm.kernels import Work, fused, num_bytes, precision
 from tiny_lm.layers import PLAIN, Linear, Products, rotary_table, rotate
@@ -45,6 +46,8 @@ def attend(
 
     Source: attention, eq. 1
     """
+    if q.shape == k.shape and passes.suit(q, k, v):  # training, on a CPU
+        return passes.causal_attention(q, k, v, scale)
     T, S = q.shape[-2], k.shape[-2]
     future = torch.full((T, S), float("-inf"), dtype=q.dtype, device=q.device)
     scores = (q * scale) @ k.transpose(-1, -2) + future.triu(S - T + 1)
