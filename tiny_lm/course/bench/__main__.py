@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 
 from tiny_lm import matmul
-from tiny_lm.course.bench import experts, replay, training
+from tiny_lm.course.bench import experts, fp8, replay, training
 from tiny_lm.course.bench.turns import Result
 from tiny_lm.processor import this_processor
 
 PARTS = (
     training.against_transformers,
     experts.experts_against_others,
-    training.fp8_against_fp32,
+    fp8.fp8_against_fp32,
+    fp8.quantisation_against_memory,
     training.ranks_against_one_process,
     training.recording_against_the_step,
     replay.replay_of_a_million,
