@@ -51,7 +51,9 @@ def _session(folder: Path, jobs: int = 1, word: str = "word") -> command.Session
     text = Text.of(sources, len(parts[0]), len(parts[1]))
     store = Store(folder / "runs", text, "fp32")
     pool = Pool(store, parts, "cpu", "a commit", jobs, progress=False)
-    return command.Session(SHORT, sources, pool, folder, fp8_plan.SHORT)
+    return command.Session(
+        SHORT, sources, pool, folder, fp8_plan.experiments(short=True)
+    )
 
 
 def _run(**changes: object) -> Run:

@@ -57,20 +57,15 @@ class Session:
     sources: Sources
     pool: Pool
     out: Path
-    fp8_scales: dict[str, fp8_plan.Scale]
+    fp8: dict[str, Experiment]
 
     def record(self, names: Iterable[str]) -> None:
         """Train what is missing for these experiments, and write their results."""
         names = set(names)
         if names & set(MOE_NAMES):
             self._record_moe(names)
-        for preset, scale in self.fp8_scales.items():
-            for experiment in (
-                fp8_plan.pairs(preset, scale),
-                fp8_plan.branches(preset, scale),
-            ):
-                if experiment.name in names:
-                    self._record_fp8(experiment)
+        for name in sorted(names & self.fp8.keys(), key=list(self.fp8).index):
+            self._record_fp8(self.fp8[name])
 
     def _record_fp8(self, experiment: Experiment) -> None:
         """Train what there is time for, after the checkpoint that it starts from."""
@@ -178,8 +173,7 @@ def _session(args: argparse.Namespace, sources: Sources) -> Session:
     out = args.out or (work / "results" if args.short else RESULTS)
     deadline = time.time() + args.seconds
     pool = Pool(store, parts, args.device, commit, args.jobs, deadline=deadline)
-    fp8_scales = fp8_plan.SHORT if args.short else fp8_plan.FULL
-    return Session(scale, sources, pool, out, fp8_scales)
+    return Session(scale, sources, pool, out, fp8_plan.experiments(args.short))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -29,7 +29,13 @@ MOE_NAMES = (
     "moe_num_experts",
     "moe_readers",
 )
-FP8_NAMES = ("fp8_pairs", "fp8_branches", "fp8_pairs_wide", "fp8_branches_wide")
+FP8_NAMES = (
+    "fp8_pairs",
+    "fp8_branches",
+    "fp8_branches_cpu",
+    "fp8_pairs_wide",
+    "fp8_branches_wide",
+)
 NAMES = MOE_NAMES + FP8_NAMES
 
 Record = dict[str, Any]
