@@ -16,6 +16,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 sys.modules.pop("sitecustomize", None)
 sys.path.insert(0, str(SHAPE_CHECKS))
+sys.path.insert(0, str(ROOT / "tests"))
+import budget  # noqa: E402
 import sitecustomize  # noqa: E402, F401
 
 # Nothing in the tests may ask a model hub: the oracle is built from a config.
@@ -39,3 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if grading.get("grade"):
             item.user_properties.append(("grade_id", grading["grade_id"]))
             item.user_properties.append(("points", grading["points"]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how long the tests of each part took."""
+    budget.report(terminalreporter)

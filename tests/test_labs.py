@@ -50,16 +50,26 @@ ANSWER = f"def f(x: int) -> int:\n    {BEGIN}\n    return 2 * x\n    {END}"
 
 
 @each_lab
-def test_regenerating_changes_nothing(source, monkeypatch):
-    monkeypatch.setenv("TINY_LM_LAB_STEPS", "3")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    solved = labs.with_outputs(labs.build(source))
+def test_regenerating_changes_nothing(source):
+    """Checks' texts are taken as kept: `test_lab_runs` compares them with a run."""
+    texts = labs.check_texts(read(labs.SOLUTIONS, source))
+    assert len(texts) == len(labs.list_tasks(source.stem)) and all(texts.values())
+    solved = labs.with_texts(labs.build(source), texts)
     for folder, made in (
         (labs.SOLUTIONS, solved),
         (labs.LABS, labs.without_answers(solved)),
     ):
         kept = (folder / f"{source.stem}.ipynb").read_text(encoding="utf-8")
         assert labs.text_of(made) == kept, "run `make labs` and commit what it writes"
+
+
+def test_a_run_keeps_what_checks_print_and_nothing_else():
+    cells = [nbformat.v4.new_code_cell(f"print({n})") for n in range(3)]
+    cells[1].metadata["nbgrader"] = {"grade": True}
+    made = labs.with_outputs(nbformat.v4.new_notebook(cells=cells))
+    assert [c.execution_count for c in made.cells] == [None, 2, None]
+    assert [len(c.outputs) for c in made.cells] == [0, 1, 0]
+    assert made.cells[1].outputs[0].text == "1\n"
 
 
 @each_lab

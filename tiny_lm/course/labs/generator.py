@@ -172,23 +172,38 @@ def with_outputs(notebook: NotebookNode) -> NotebookNode:
             ran, timeout=600, resources={"metadata": {"path": str(SOLUTIONS)}}
         )
         client.execute(env=environment)
-    code = 0
-    for cell in ran.cells:
+    return with_texts(ran, check_texts(ran))
+
+
+def check_texts(notebook: NotebookNode) -> dict[str, str]:
+    """What each check printed, by its cell.
+
+    A kernel may send the same text in one piece or in several.
+    """
+    return {
+        cell.id: "".join(o.text for o in cell.outputs if o.get("name") == "stdout")
+        for cell in notebook.cells
+        if cell.cell_type == "code" and _is_check(cell)
+    }
+
+
+def with_texts(notebook: NotebookNode, texts: dict[str, str]) -> NotebookNode:
+    """The notebook with these texts as outputs of its checks, and no others."""
+    ran = nbformat.from_dict(notebook)
+    cells = (cell for cell in ran.cells if cell.cell_type == "code")
+    for number, cell in enumerate(cells, 1):
         cell.metadata.pop("execution", None)
-        if cell.cell_type != "code":
-            continue
-        code += 1
-        graded = cell.metadata.get("nbgrader", {}).get("grade")
-        cell.outputs = _joined_stdout(cell.outputs) if graded else []
-        cell.execution_count = code if graded else None
+        cell.outputs, cell.execution_count = [], None
+        if _is_check(cell):
+            text = texts[cell.id]
+            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+            cell.execution_count = number
     ran.metadata = nbformat.from_dict(KERNEL)
     return ran
 
 
-def _joined_stdout(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """One stream: a kernel may send the same text in one piece or in several."""
-    text = "".join(o.text for o in outputs if o.get("name") == "stdout")
-    return [nbformat.v4.new_output("stream", name="stdout", text=text)]
+def _is_check(cell: NotebookNode) -> bool:
+    return bool(cell.metadata.get("nbgrader", {}).get("grade"))
 
 
 def without_answers(solved: NotebookNode) -> NotebookNode:
