@@ -37,6 +37,7 @@ bench:     ## tokens per second, against transformers too (3 minutes)
 experiments: ## the comparisons that chapters show; resumes (20 minutes on an H100)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.experiments
+	@$(BIN)/python -m tiny_lm.course.experiments.first_run
 
 soak:      ## 250 calls on 4 and 8 emulated GPUs, some failing on purpose (a minute)
 	$(SETUP) test

@@ -12,6 +12,7 @@ from typing import Any
 
 import captions
 import citations
+import course_map
 import execution_key
 import explorers
 import folds
@@ -145,7 +146,7 @@ def refuse_foreign_loads(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    for part in (front_card, folds, captions, citations, explorers):
+    for part in (front_card, course_map, folds, captions, citations, explorers):
         part.setup(app)
     app.add_config_value("course_look", "", "html")  # a new look rewrites all pages
     app.connect("config-inited", configure)

@@ -21,7 +21,7 @@ from myst_parser.parsers.mdit import create_md_parser
 WORDS_A_MINUTE, LINES_A_MINUTE = 100, 5
 EXTENSIONS = ("amsmath", "attrs_block", "attrs_inline", "colon_fence", "deflist")
 FOLDED = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
-UNREAD = {"after-lab", "bibliography", "toctree", "image"}
+UNREAD = {"after-lab", "bibliography", "course-map", "glue", "image", "toctree"}
 SILENT_ROLES = {"cite", "cite:p", "cite:t", "eq"}
 DIRECTIVE = re.compile(r"\{([\w:-]+)\}\s*(.*)")
 ROLE_TARGET = re.compile(r"\s*<[^>]*>$")
@@ -110,7 +110,7 @@ def _read_fence(token: Token, path: Path, reading: Reading) -> None:
     elif name == "literalinclude":
         reading.included_lines += included(path.parent / title, options)
     elif name not in UNREAD and not name.startswith("math"):
-        if name.startswith("admonition"):
+        if name.startswith(("admonition", "grid-item-card")):
             _read(title, path, reading)
         _read(body, path, reading)
 

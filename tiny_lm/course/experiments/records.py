@@ -49,9 +49,17 @@ def read(name: str, folder: Path = RESULTS) -> Record:
     """
     if name not in NAMES:
         raise ValueError(f"unknown experiment {name!r}; there are: {', '.join(NAMES)}")
-    path = folder / f"{name}.json"
+    return read_json(folder / f"{name}.json")
+
+
+def read_json(path: Path) -> Record:
+    """A record.
+
+    Raises:
+        ValueError: it has not been written.
+    """
     if not path.is_file():
-        raise ValueError(f"no record of {name}: run `make experiments`")
+        raise ValueError(f"no record of {path.stem}: run `make experiments`")
     return json.loads(path.read_text())
 
 
