@@ -1,0 +1,30 @@
+"""The front page's record: what one call of the course's main command gives."""
+
+from math import log
+
+import pytest
+
+from tiny_lm.config import TrainConfig
+from tiny_lm.course.experiments.first_run import read_first_run, record
+
+
+def test_the_record_holds_what_the_run_said_and_wrote(tmp_path):
+    training = TrainConfig(steps=2, batch_size=2, seq_len=16, eval_batches=1)
+    made = record(tmp_path, training, ranks=1)
+    kept = read_first_run(tmp_path)
+    assert kept["summary"] == made["summary"] and kept["losses"] == made["losses"]
+    assert (made["summary"]["steps"], len(made["losses"])) == (2, 2)
+    assert made["losses"][0] == pytest.approx(log(256), abs=0.3)
+    assert len(made["written"]) > 0
+
+
+def test_the_kept_record_is_of_the_default_run_and_learned():
+    kept = read_first_run()
+    assert kept["summary"]["steps"] == len(kept["losses"]) == TrainConfig().steps
+    assert (kept["summary"]["preset"], kept["summary"]["ranks"]) == ("tiny", 4)
+    assert kept["summary"]["val_loss"] < 0.4 * log(256)
+
+
+def test_a_missing_record_says_how_to_make_it(tmp_path):
+    with pytest.raises(ValueError, match="no record of first_run: run `make exper"):
+        read_first_run(tmp_path)
