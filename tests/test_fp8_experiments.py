@@ -23,6 +23,7 @@ from tiny_lm.course.experiments.fp8_training import (
 )
 from tiny_lm.course.experiments.pool import Pool
 from tiny_lm.course.experiments.records import FP8_NAMES, Store, Text
+from tiny_lm.course.experiments.records import read as read_record
 from tiny_lm.data import Corpus, Document
 from tiny_lm.gpus import mesh
 from tiny_lm.model import LanguageModel
@@ -267,3 +268,14 @@ def test_what_decides_an_exact_run_is_in_its_name(tmp_path):
     paths = {store.path(each) for each in (run, *others)}
     assert len(paths) == len(others) + 1
     assert replace(store, precision="bf16 products").path(run) == store.path(run)
+
+
+def test_what_the_hardware_did_is_a_record_too():
+    record = read_record("hardware_bits")
+    assert "H100" in record["device"] and record["torch"] and record["driver"]
+    for case in record["accumulation"]:
+        wanted = "no promotion" if case["case"].endswith("fast") else None
+        wanted = wanted or "promotion every 128"
+        assert case["models"][wanted]["equal"] == 1
+    for case in record["scaled"]:
+        assert case["models"]["fused"]["equal"] == 1

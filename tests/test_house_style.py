@@ -213,8 +213,8 @@ def tracked_text() -> list[Path]:
         check=True,
     )
     paths = [ROOT / name for name in listing.stdout.decode().split("\0") if name]
-    pictures = {".png", ".ico", ".woff2"}
-    return [p for p in paths if p.is_file() and p.suffix not in pictures]
+    binary = {".png", ".ico", ".woff2", ".safetensors"}
+    return [p for p in paths if p.is_file() and p.suffix not in binary]
 
 
 @pytest.mark.parametrize(

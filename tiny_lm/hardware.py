@@ -13,7 +13,9 @@ such chips in nodes, their links and the costs of an event; `replay.twin` scales
 What is not known is None, and replay refuses to guess it.
 """
 
+import json
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 TERA, GIGA = 1e12, 1e9
 
@@ -122,15 +124,27 @@ CHIPS: dict[str, Chip] = {
     chip.name.split()[0].lower(): chip for chip in (A100, H100, H800, H200, B200)
 }
 
-H100_MEASURED = Measured(
-    name="H100 SXM",
-    bf16_flops_per_s=785 * TERA,
-    fp8_tensorwise_flops_per_s=1418 * TERA,
-    fp8_blockwise_flops_per_s=1147 * TERA,
-    copy_bytes_per_s=3.0 * TERA,
-    launch_s=9e-6,
-    source="measured on one H100 SXM with torch 2.11: 8192 x 8192 x 8192 products",
-)
+
+RATES = Path(__file__).with_name("hardware_rates.json")
+
+
+def read_measured(path: Path = RATES) -> Measured:
+    """What `python -m tiny_lm.course.bench.hardware` wrote on a real chip."""
+    record = json.loads(path.read_text())
+    rates = record["rates"]
+    return Measured(
+        name=H100.name,
+        bf16_flops_per_s=rates["bf16_flops_per_s"],
+        fp8_tensorwise_flops_per_s=rates["fp8_tensorwise_flops_per_s"],
+        fp8_blockwise_flops_per_s=rates["fp8_blockwise_flops_per_s"],
+        copy_bytes_per_s=rates["copy_bytes_per_s"],
+        launch_s=rates["launch_s"],
+        source=f"measured on one {record['device']} with torch {record['torch']}, "
+        f"{record['date']}: 8192 x 8192 x 8192 products",
+    )
+
+
+H100_MEASURED = read_measured()
 
 
 def chip(name: str) -> Chip:
