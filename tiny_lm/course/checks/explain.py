@@ -9,6 +9,7 @@ looked for; a mistake that fits some inputs only is named with *perhaps*.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -63,7 +64,8 @@ class Explainer:
             here = [m for m in mistakes if self._same_shapes(self._answer(m), got)]
         if here:
             return f"Perhaps: {max(here, key=self._places).says}"
-        return symptom(got, wanted, self.property)
+        perhaps = self.property.otherwise
+        return symptom(got, wanted, self.property) or perhaps and f"Perhaps: {perhaps}"
 
     def _answer(self, mistake: Mistake) -> Function:
         return mistake.answer(self.task.reference)
@@ -82,17 +84,22 @@ class Explainer:
             self.known[key] = observe(self.task, self.function, one, seed, wanted)
         return self.known[key], self.wanted[key]
 
-    def _fits(self, other: Function, part: Property, i: int, one: Input) -> bool:
+    def _fits(
+        self, other: Function, part: Property, i: int, one: Input, whole: bool = True
+    ) -> bool:
         got, wanted = self._both(part, i, one)
         try:
             seen = observe(self.task, other, one, part.seed(self.seed, i), wanted)
         except NotDone:
             return False
+        if not whole:
+            seen, got = (replace(x, value=part.part(x.value)) for x in (seen, got))
         return alike(seen, got, part.tolerance)
 
     def _fits_here(self, other: Function) -> bool:
+        """Whether it does the same on the failing input, in what is compared there."""
         one = self.property.cases[self.place]
-        return self._fits(other, self.property, self.place, one)
+        return self._fits(other, self.property, self.place, one, whole=False)
 
     def _fits_everywhere(self, other: Function) -> bool:
         return all(self._fits(other, *where) for where in self._everywhere())

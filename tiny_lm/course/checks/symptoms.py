@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tiny_lm.course.checks.answer import NotDone
 from tiny_lm.course.checks.case import Case, Input
-from tiny_lm.course.checks.expect import difference, same, shape, show
+from tiny_lm.course.checks.expect import difference, numbers, same, shape, show
 from tiny_lm.course.checks.seen import Seen, observe
 from tiny_lm.course.checks.spec import Property, Spec
 
@@ -49,7 +49,7 @@ def symptom(got: Seen, wanted: Seen, at: Property) -> str:
     a, b, name = difference(a, b, tolerance)
     if not isinstance(a, Tensor | int | float) or isinstance(a, bool):
         return ""
-    a, b = (torch.as_tensor(x).detach().double() for x in (a, b))
+    a, b = (numbers(x) for x in (a, b))
     if a.shape != b.shape:
         return ""
     if name.startswith("gradient") and not (a.any() and b.any()):
@@ -99,30 +99,41 @@ def _rows(a: Tensor, b: Tensor, tolerance: float) -> str:
 
 def unused(task: Spec, function: Callable[..., Any], one: Input, seed: int) -> str:
     """An argument that changes the reference's result and not the learner's."""
-    if not isinstance(one, Case):
+    if not isinstance(one, Case) or not _says_something(task, function, one, seed):
         return ""
-    base = _value(task, function, one, seed)
     for i, name in enumerate(task.arguments):
-        other = replace(one, make=_with_other(one, i), slopes=())
-        if base is None or not _changes(task, task.reference, one, other, seed):
-            continue
-        if _changes(task, function, one, other, seed) is False:
+        others = [replace(one, make=_with_other(one, i, n), slopes=()) for n in (0, 1)]
+        if all(
+            _changes(task, task.reference, one, other, seed)
+            and _changes(task, function, one, other, seed) is False
+            for other in others
+        ):
             return f"Is `{name}` used? With another, the same comes out."
     return ""
 
 
-def _with_other(one: Case, i: int) -> Callable[..., tuple[Any, ...]]:
-    """The same arguments, but the i-th."""
+def _says_something(
+    task: Spec, function: Callable[..., Any], one: Case, seed: int
+) -> bool:
+    """Whether the result holds numbers that could change."""
+    value = _value(task, function, one, seed)
+    parts = [numbers(x) for x in (value or {}).values()]
+    return bool(parts) and all(bool(x.any() and not x.isnan().any()) for x in parts)
+
+
+def _with_other(one: Case, i: int, n: int) -> Callable[..., tuple[Any, ...]]:
+    """The same arguments, but the i-th, which is changed in one of two ways."""
 
     def make(generator: torch.Generator) -> tuple[Any, ...]:
         given = list(one.make(generator))
         x = given[i]
-        if isinstance(x, Tensor) and x.numel():
-            given[i] = x.flip(-1) if x.is_floating_point() else x.flip(0)
-            if same(given[i], x) and x.is_floating_point():
-                given[i] = x + torch.arange(x.numel()).view(x.shape).to(x)
+        if isinstance(x, Tensor) and x.is_floating_point():
+            steps = torch.arange(x.numel()).view(x.shape).to(x)
+            given[i] = x.flip(-1) + steps if n else 0.5 * x + 0.3 * steps
+        elif isinstance(x, Tensor):
+            given[i] = x.flip(0) if n else x.flip(-1)
         elif isinstance(x, float):
-            given[i] = 0.7 * x
+            given[i] = (0.7, 0.4)[n] * x
         elif isinstance(x, int):
             given[i] = x - 1 if x > 1 else x + 1
         return tuple(given)

@@ -38,13 +38,19 @@ class Task(Spec):
         super().__post_init__()
         TASKS[self.id] = self
 
-    def outcome(self, function: Function, seed: int = 0) -> Outcome:
-        """Check without a word; the caller's random numbers stay as they were."""
+    def outcome(
+        self, function: Function, seed: int = 0, explain: bool = True
+    ) -> Outcome:
+        """Check without a word; the caller's random numbers stay as they were.
+
+        Args:
+            explain: find out which mistake an answer makes, which takes a moment.
+        """
         texts = tuple(one.text for one in self.properties)
         with torch.random.fork_rng(devices=[]):
             for passed, one in enumerate(self.properties):
                 try:
-                    found = self._refusal(one, function, seed)
+                    found = self._refusal(one, function, seed, explain)
                 except NotDone:
                     return Outcome(texts, passed, done=False)
                 if found is not None:
@@ -53,7 +59,7 @@ class Task(Spec):
         return Outcome(texts, len(texts))
 
     def _refusal(
-        self, one: Property, function: Function, seed: int
+        self, one: Property, function: Function, seed: int, explain: bool
     ) -> tuple[Mismatch, str] | None:
         """Why a property does not hold, and what was printed; nothing where it does."""
         for i, given in enumerate(one.cases):
@@ -61,6 +67,8 @@ class Task(Spec):
             wanted = observe(self, self.reference, given, at)
             got = observe(self, function, given, at, wanted)
             mismatch = got.refusal or self._mismatch(one, given, at, got, wanted)
+            if mismatch is not None and not explain:
+                return mismatch, got.printed
             if mismatch is not None:
                 explainer = Explainer(self, function, (one, i), seed)
                 mismatch.because = explainer.because()

@@ -76,7 +76,7 @@ def _load_passing(task: Task, file: Path) -> Function | None:
         function = run_alone(file.read_text(encoding="utf-8"), task.name)
     except Exception:  # the file is the learner's to edit: anything may be in it
         return None
-    return function if task.outcome(function).holds else None
+    return function if task.outcome(function, explain=False).holds else None
 
 
 def _keep(task: Task, function: Function) -> str:
@@ -96,7 +96,7 @@ def save(name: str, function: Function) -> None:
             its own, without the other cells; or it cannot be written down.
     """
     task = task_of(name)
-    if not task.outcome(function).holds:
+    if not task.outcome(function, explain=False).holds:
         raise ValueError(f"{name} does not pass the check of task {task.id} yet")
     _write(task, function)
     print(f"{name}: kept in {path_of(name)}.")
@@ -114,7 +114,7 @@ def _write(task: Task, function: Function) -> list[str]:
             f"without the other cells its text does not run: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if not task.outcome(alone).holds:
+    if not task.outcome(alone, explain=False).holds:
         raise NotSelfContained(
             "without the other cells it does not pass: it leans on something that an "
             "earlier cell changed"
