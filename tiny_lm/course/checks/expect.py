@@ -112,8 +112,9 @@ def brief(value: Any) -> str:
 def difference(got: Any, wanted: Any, tolerance: float = 1e-4) -> tuple[Any, Any, str]:
     """The first part in which two values differ: both, and the name of the part."""
     if isinstance(wanted, dict):
-        name = next(n for n in wanted if not same(got[n], wanted[n], tolerance))
-        return got[name], wanted[name], name
+        for name in wanted:
+            if not same(got[name], wanted[name], tolerance):
+                return got[name], wanted[name], name
     return got, wanted, ""
 
 

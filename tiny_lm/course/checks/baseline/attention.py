@@ -236,7 +236,7 @@ def _large(generator: Generator) -> tuple:
 task_1_3.asks(
     "a change in the future changes nothing before it",
     drawn(_large, note="large scores, and values of 10,000 from position 5 on"),
-    case(_column(-1e4, -1e4), _column(2.0, 1.0), _column(1.0, 5.0), 1),
+    case(_column(-1e6, -1e6), _column(2.0, 1.0), _column(1.0, 5.0), 1),
     otherwise=WEAK,
     mistakes={
         "-torch.inf => -1e3": WEAK,
@@ -253,7 +253,7 @@ task_1_3.asks(
 
 task_1_3.asks(
     "equals scaled_dot_product_attention, in float32 and float64",
-    family(_draw, {"B": 2, "T": 9, "H": 4, "d": 6}, ["B", "T", "H", "d"], double=True),
+    family(_draw, {"B": 2, "T": 9, "H": 4, "d": 6}, ["B", "T", "H", "d"], True, True),
     Case(lambda generator: _draw(generator, 2, 5, 2, 3), slopes=("q", "k", "v")),
     mistakes={
         "mixed = weights @ v => mixed = (weights @ v).detach()": "The result has lost "

@@ -115,6 +115,8 @@ def _few(distances: Tensor) -> str:
 task_1_2.asks(
     "the target of each byte is the byte that follows it",
     windows,
+    otherwise="Inputs are T neighbours, in the order of the text, and targets the same "
+    "window one byte further on.",
     mistakes={
         "both[:, 1:] => both[:, :-1]": "Each byte is asked to predict itself: a model "
         "learns that in no time, and has learned nothing.",
@@ -130,6 +132,8 @@ task_1_2.asks(
         "both[:, :-1], both[:, 1:] => both, tokens[at + 1].long()": "A window is one "
         "piece of the text: its bytes are neighbours.",
         "len(tokens) - seq_len => len(tokens)": TOO_FAR,
+        "torch.arange(seq_len + 1) => torch.arange(seq_len, -1, -1)": "The windows run "
+        "backwards. They keep the order of the text.",
         "tokens[at] => at": "These are places in the text. Wanted are the bytes that "
         "stand there: tokens[…].",
     },
@@ -146,6 +150,7 @@ def starts_drawn(answer: Answer, generator: Generator) -> dict[str, str]:
     found = count.nonzero().flatten()
     steps = one.diff() % (LENGTH - SEQ_LEN)
     return {
+        "windows in a batch:": str(len(one)),
         "starts:": show(found.tolist()),
         "starts in one batch:": show(one.unique().tolist()),
         "windows of a batch lie at equal steps:": str(bool((steps == steps[0]).all())),
@@ -162,6 +167,8 @@ task_1_2.asks(
     "every start is drawn, the first and the last included",
     starts_drawn,
     drawn(lambda g: (torch.tensor([7, 3, 200, 9], dtype=torch.uint8), 1, 3, g)),
+    otherwise="Draw each start for itself, from 0 up to N - T - 1: each of them as "
+    "likely as the others, and as often as chance wants.",
     mistakes={
         "- seq_len => - seq_len - 1": EXCLUSIVE,
         "- seq_len => - seq_len + 1": TOO_FAR,

@@ -76,8 +76,8 @@ task_1_6.asks(
         "byte. Return the probabilities of all.",
         "return kept / kept.sum() => return logits / temperature": "These are logits: "
         "a softmax is missing.",
-        "return kept / kept.sum() => return kept.log()": "These are logarithms of "
-        "probabilities.",
+        "return kept / kept.sum() => return (logits / temperature).masked_fill("
+        "kept == 0, -torch.inf)": "These are logits: a softmax is missing at the end.",
         "logits / temperature => logits.softmax(-1) / temperature": "The softmax came "
         "twice: over the logits, and over the probabilities.",
         ".softmax(-1) => .sigmoid()": "A sigmoid looks at each logit by itself. The "
@@ -146,6 +146,9 @@ task_1_6.asks(
             "A softmax over probabilities does not give them back. To make them add up "
             "to 1, divide by their sum."
         ),
+        "return kept / kept.sum() => return (logits / temperature).masked_fill("
+        "kept == 0, 0.0).softmax(-1)": "A logit of 0 is not a ban: it may be the "
+        "largest of all. Only -inf has the probability 0.",
         f"{KEEP}torch.arange(len(p)) >= top_p * len(p)": "This keeps a share of the "
         "bytes. top_p is a share of the probability.",
         f"{KEEP}(before >= 1 - top_p) & (top_p < 1)": "The tail holds 1 - top_p, the "
@@ -162,6 +165,10 @@ task_1_6.asks(
         "torch.zeros_like(p).scatter(-1, order, ordered) => ordered[order]": "The "
         "sorting was applied a second time, not undone. To undo it, write at its "
         "indices; reading at them sorts once more.",
+        "return kept / kept.sum() => p = p * ~gone[order]\n    return p / p.sum()": (
+            "The mask stands in sorted order, and was read at the indices of the "
+            "sorting. Write it at them instead."
+        ),
         "p.sort(descending=True) => p, torch.arange(len(p))": "The bytes were added up "
         "as they stand. Start from the likeliest: sort first.",
     },
