@@ -248,6 +248,8 @@ def run(job: Job) -> dict[str, Any] | None:
             f"emulated GPUs are processes of the CPU: for {job.ranks} real ones start "
             f"with torchrun --nproc-per-node {job.ranks}, or take --ranks 1"
         )
+    if place is None and job.ranks > 1:
+        launch.check_temp()
     if place is None or place.rank == 0:  # torchrun's other ranks leave it alone
         job = job.open_folder()
     if place:

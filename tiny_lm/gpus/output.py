@@ -133,5 +133,11 @@ class Screen:
                 text = outlet.take(everything)
                 if text:
                     stream = getattr(sys, outlet.stream)
-                    stream.write(text)
+                    stream.write(_readable(text, getattr(stream, "encoding", None)))
                     stream.flush()
+
+
+def _readable(text: str, encoding: str | None) -> str:
+    """With escapes for what the caller's console does not know."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
