@@ -44,7 +44,7 @@ REPAIRS = {
 
 def repository(root: Path) -> str:
     """The course's public address, or nothing while there is none."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     return project.get("urls", {}).get("Repository", "")
 
 
@@ -140,7 +140,8 @@ def refuse_foreign_loads(app: Sphinx, exception: Exception | None) -> None:
         return
     found = []
     for page in sorted(Path(app.outdir).rglob("*.html")):
-        found += [f"{page.name}: {load}" for load in foreign_loads(page.read_text())]
+        loads = foreign_loads(page.read_text("utf-8"))
+        found += [f"{page.name}: {load}" for load in loads]
     if found:
         raise ExtensionError("pages load from other servers:\n" + "\n".join(found))
 

@@ -252,6 +252,10 @@ def test_lab_that_somebody_worked_in_is_put_aside(tmp_path, capsys, write_source
     path.write_text(labs.text_of(labs.without_answers(solved)))
     labs.keep_answers(path)
     assert path.exists()
+    path.write_text("{")
+    with pytest.raises(ValueError, match="01_baseline.ipynb is no notebook, so it"):
+        labs.keep_answers(path)
+    assert path.read_text() == "{"
 
 
 def test_command_writes_both_notebooks(tmp_path, monkeypatch, write_source, capsys):
@@ -274,6 +278,10 @@ def test_a_training_takes_its_steps_whatever_the_clock_says(monkeypatch):
     assert list(training_steps(1)) == [(0, 0)]
     monkeypatch.setenv("TINY_LM_LAB_STEPS", "0")
     assert list(training_steps(4)) == [(0, 0)]
+    for wrong in ("soon", "-1", "1.5"):
+        monkeypatch.setenv("TINY_LM_LAB_STEPS", wrong)
+        with pytest.raises(ValueError, match=f"is a number of steps, got '{wrong}'"):
+            next(training_steps(4))
 
 
 def test_pieces_of_a_run_lie_where_the_environment_says():

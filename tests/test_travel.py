@@ -61,4 +61,4 @@ def test_classes_of_a_cell_keep_their_lines_too(forgetful):
 
 def test_what_cannot_travel_says_so():
     with pytest.raises(TypeError, match="cannot pickle|cannot travel"):
-        pack((i for i in ()))
+        pack(i for i in ())

@@ -38,4 +38,3 @@ def pack(value: Any) -> bytes:
     with io.BytesIO() as file:
         _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
         return file.getvalue()
-

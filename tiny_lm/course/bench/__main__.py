@@ -4,14 +4,15 @@ Chapter: index
 Source: course
 """
 
-import json
+import sys
 from pathlib import Path
 
 import torch
 
-from tiny_lm import matmul
+from tiny_lm import console, matmul
 from tiny_lm.course.bench import experts, fp8, replay, training
 from tiny_lm.course.bench.turns import Result
+from tiny_lm.files import prepare, to_json, write_whole
 from tiny_lm.processor import this_processor
 
 PARTS = (
@@ -28,6 +29,7 @@ PARTS = (
 
 def main(out: Path = Path("_build/bench.json")) -> None:
     """Measure everything, print the table, write it as JSON."""
+    prepare(out.parent)
     threads, products = torch.get_num_threads(), matmul.library()
     print(f"benchmarks on {threads} threads of {this_processor()}")
     print(f"FP32 products by: {products}; about three minutes")
@@ -37,9 +39,9 @@ def main(out: Path = Path("_build/bench.json")) -> None:
             value = f"{result.value:,.2f} {result.unit}"
             print(f"{result.name:34} {value:>18}  {result.aim:8} {result.limit}")
             results.append(result)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps([vars(result) for result in results], indent=2) + "\n")
+    measured = [vars(result) for result in results]
+    write_whole(out, to_json(measured, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

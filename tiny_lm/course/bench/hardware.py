@@ -12,11 +12,10 @@ same bits. It writes `hardware_rates.json`, which `tiny_lm.hardware` reads,
 `tensor_core.safetensors`, inputs and outputs for `tests/data`.
 """
 
-import argparse
-import json
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -29,7 +28,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tiny_lm import console
 from tiny_lm.accumulator import ORDERS, scaled_matmul, tensor_core_matmul
+from tiny_lm.files import prepare, to_json, write_whole
 from tiny_lm.formats import E4M3, E5M2, Format, encode
 from tiny_lm.quantize import (
     dequantize_blocks,
@@ -258,13 +259,13 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         ValueError: no Hopper GPU is here.
     """
-    parser = argparse.ArgumentParser(prog="python -m tiny_lm.course.bench.hardware")
+    parser = console.Parser(prog="python -m tiny_lm.course.bench.hardware")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     args = parser.parse_args(arguments)
     here = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
     if not here:
         raise ValueError("needs a Hopper GPU (H100, H800, H200)")
-    args.out.mkdir(parents=True, exist_ok=True)
+    prepare(args.out)
     about: dict[str, Any] = environment() | {"command": COMMAND}
     _write(args.out / "hardware_rates.json", about | {"rates": rates()})
     keep: dict[str, Tensor] = {}
@@ -277,10 +278,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    text = json.dumps(record, indent=2)
+    text = to_json(record, indent=2)
     print(text, flush=True)
-    path.write_text(text + "\n")
+    write_whole(path, text + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from tiny_lm import data
+from tiny_lm import console, data
 from tiny_lm.course.experiments import fp8_plan, fp8_results, plan, readers
 from tiny_lm.course.experiments.corpus import (
     DISTRIBUTIONS,
@@ -44,7 +43,9 @@ from tiny_lm.course.experiments.records import (
     assemble,
     write_json,
 )
+from tiny_lm.files import prepare
 from tiny_lm.model import LanguageModel
+from tiny_lm.runs import load_weights
 
 READERS = "moe_readers"
 
@@ -102,7 +103,7 @@ class Session:
         """What each expert of a trained model reads, on files it never saw."""
         store, device = self.pool.store, self.pool.device
         model = LanguageModel(run.config, products=products_for(device))
-        model.load_state_dict(load_file(store.weights_path(run)))
+        model.load_state_dict(load_weights(store.weights_path(run)))
         tokens, classes = readers.windows(
             self._validation_documents(),
             run.training.seq_len,
@@ -139,7 +140,7 @@ def _watched(experiments: list[Experiment]) -> list[Run]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tiny_lm.course.experiments")
+    parser = console.Parser(prog="python -m tiny_lm.course.experiments")
     add = parser.add_argument
     has_gpu = torch.cuda.is_available()
     add("--device", choices=("cpu", "cuda"), default="cuda" if has_gpu else "cpu")
@@ -171,7 +172,8 @@ def _session(args: argparse.Namespace, sources: Sources) -> Session:
     store = Store(work / "runs", text, precision(args.device))
     commit = args.commit or _commit()
     out = args.out or (work / "results" if args.short else RESULTS)
-    deadline = time.time() + args.seconds
+    prepare(out)
+    deadline = time.monotonic() + args.seconds
     pool = Pool(store, parts, args.device, commit, args.jobs, deadline=deadline)
     return Session(scale, sources, pool, out, fp8_plan.experiments(args.short))
 
@@ -186,6 +188,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     if args.jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {args.jobs}")
+    if not args.seconds > 0:
+        raise ValueError(f"--seconds must be positive, got {args.seconds}")
     libraries = SHORT if args.short else DISTRIBUTIONS
     sources = unpack(args.corpus) if args.corpus else gather(libraries)
     if args.pack_corpus:
@@ -197,4 +201,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

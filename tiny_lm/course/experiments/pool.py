@@ -40,7 +40,7 @@ class Pool:
     commit: str
     jobs: int = 1
     progress: bool = True
-    deadline: float = math.inf  # by `time.time`: no run starts later
+    deadline: float = math.inf  # by `time.monotonic`: no run starts later
 
     def train(self, runs: list[Run]) -> None:
         """Train those that are not done; equal ones once.
@@ -110,7 +110,7 @@ class Pool:
 
     def train_here(self, run: Run, tick: Tick) -> None:
         """Train one run in this process, done or not; nothing after the deadline."""
-        if time.time() > self.deadline:
+        if time.monotonic() > self.deadline:
             return
         train_and_save(run, self.store, self.parts, self.device, self.commit, tick)
 

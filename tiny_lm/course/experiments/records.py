@@ -16,8 +16,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from tiny_lm import files
 from tiny_lm.course.experiments.corpus import Sources
 from tiny_lm.course.experiments.plan import Experiment, Run
+from tiny_lm.files import to_json, write_whole
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "chapters" / "_results"
@@ -63,7 +65,7 @@ def read_json(path: Path) -> Record:
     """
     if not path.is_file():
         raise ValueError(f"no record of {path.stem}: run `make experiments`")
-    return json.loads(path.read_text())
+    return files.read_json(path)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Store:
         if run.exact:  # else as it always was, so that old records are found
             start = self._key(run.start) if run.start else None
             decides[3:] = ["exact", run.moved, start, run.validation_tokens]
-        text = json.dumps(decides, sort_keys=True)
+        text = json.dumps(decides, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def is_done(self, run: Run) -> bool:
@@ -128,7 +130,7 @@ class Store:
 
     def load(self, run: Run) -> Record:
         """The run's record, under the label of this experiment."""
-        return {"label": run.label} | json.loads(self.path(run).read_text())
+        return {"label": run.label} | read_json(self.path(run))
 
     def save(self, run: Run, record: Record) -> None:
         """Write the run's record whole or not at all."""
@@ -136,11 +138,9 @@ class Store:
 
 
 def write_json(path: Path, record: Record) -> None:
-    """Write under another name first, so that no half-written file has this one."""
+    """Write a record whole or not at all; NaN is none that JSON knows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(record) + "\n")
-    draft.replace(path)
+    write_whole(path, to_json(record) + "\n")
 
 
 def assemble(experiment: Experiment, store: Store) -> Record:

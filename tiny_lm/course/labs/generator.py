@@ -11,6 +11,7 @@ bytes. Metadata of tasks follows nbgrader's schema 3.
 
 import hashlib
 import importlib
+import itertools
 import os
 import re
 import tempfile
@@ -25,6 +26,7 @@ from nbformat import NotebookNode
 
 from tiny_lm.course.checks.aid import BEGIN, END
 from tiny_lm.course.checks.task import TASKS, Task, tasks_of
+from tiny_lm.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[3]
 SOLUTIONS, LABS = ROOT / "solutions", ROOT / "labs"
@@ -55,7 +57,7 @@ def write_all() -> list[Path]:
         for folder, notebook in ((SOLUTIONS, solved), (LABS, without_answers(solved))):
             path = folder / f"{source.stem}.ipynb"
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text_of(notebook), encoding="utf-8")
+            write_whole(path, text_of(notebook))
             written.append(path)
     return written
 
@@ -94,7 +96,7 @@ def _full_heading(found: re.Match[str]) -> str:
 
 def bootstrap_cell() -> NotebookNode:
     """The cell that makes the course importable, folded away."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     repository = project.get("urls", {}).get("Repository", "")
     text = (Path(__file__).parent / "bootstrap.py").read_text(encoding="utf-8")
     body = text[text.index("\nimport ") + 1 :]
@@ -242,15 +244,23 @@ def keep_answers(path: Path) -> None:
     """Put a lab that somebody worked in aside, before it is written anew."""
     if not path.is_file():
         return
-    lab = nbformat.read(path, as_version=4)
+    try:
+        lab = nbformat.read(path, as_version=4)
+    except Exception as error:  # whatever nbformat says of what is no notebook
+        raise ValueError(f"{path} is no notebook, so it stays: {error}") from error
     answers = [c for c in lab.cells if c.metadata.get("nbgrader", {}).get("solution")]
     if all('raise NotImplementedError("Task ' in cell.source for cell in answers):
         return
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.yours-{number}.ipynb")).exists():
-        number += 1
-    path.rename(aside)
-    print(f"{path.name} holds answers: kept as {aside.name}")
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.stem}.yours-{number}.ipynb")
+        try:
+            with aside.open("xb") as file:  # nobody's other notebook is overwritten
+                file.write(path.read_bytes())
+        except FileExistsError:
+            continue
+        path.unlink()
+        print(f"{path.name} holds answers: kept as {aside.name}")
+        return
 
 
 def text_of(notebook: NotebookNode) -> str:
