@@ -1,5 +1,6 @@
 """The command line, as a user meets it: a process, its output, its exit code."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny_lm import __main__ as command
+from tiny_lm import console
 from tiny_lm.__main__ import main
 
 
@@ -57,6 +60,23 @@ def test_generate_continues_the_prompt(trained, capfdbinary):
     assert code == 0
     assert printed.startswith(b"the ")
     assert len(printed) == len(b"the ") + 20 + 1
+    bad = ["generate", str(trained[0]), "--prompt", "the ", "--bytes", "4093"]
+    for option in ([], ["--temperature", "nan"], ["--top-p", "0"]):
+        assert main([*(bad if not option else bad[:-2]), *option]) == 2
+    assert capfdbinary.readouterr().out == b""  # refused before anything is written
+    assert (
+        main(["generate", str(trained[0]), "--prompt", "\udcff", "--bytes", "1"]) == 0
+    )
+    assert capfdbinary.readouterr().out.startswith(b"\xff")
+
+
+def test_a_sample_is_printed_on_a_console_that_knows_ascii(trained, monkeypatch):
+    out, summary, _ = trained
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
+    monkeypatch.setattr(command, "generate", lambda *_: "π \ufffd")
+    assert console.run(lambda: command._print_summary(summary, as_json=False)) == 0
+    assert raw.getvalue().endswith(rb"def \u03c0 \ufffd" + b"\n")
 
 
 def test_torchrun_joins_its_own_ranks(tmp_path):
