@@ -130,7 +130,7 @@ RATES = Path(__file__).with_name("hardware_rates.json")
 
 def read_measured(path: Path = RATES) -> Measured:
     """What `python -m tiny_lm.course.bench.hardware` wrote on a real chip."""
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     rates = record["rates"]
     return Measured(
         name=H100.name,

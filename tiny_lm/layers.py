@@ -68,6 +68,42 @@ class Products:
 PLAIN = Products(linear, grouped_linear, ROW_MULTIPLE if library() == "onednn" else 1)
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """The tensor itself, or FP32 in place of half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def refuse_autocast(x: Tensor) -> None:
+    """Which product has which precision is the config's to say.
+
+    Raises:
+        ValueError: autocast is on where this tensor is.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            "autocast is on, and this model chooses the precision of every product "
+            "itself: leave autocast; config.fp8 and model.bfloat16() are its own ways"
+        )
+
+
+class FullPrecision(nn.Module):
+    """Its buffers move with it, and are never rounded.
+
+    They hold angles, which must be exact at every position, and balance biases, whose
+    small steps would vanish: at 0.3 a BF16 number cannot change by 0.001.
+    """
+
+    def _apply(self, fn, recurse=True):
+        before = [(module, dict(module._buffers)) for module in self.modules()]
+        super()._apply(fn, recurse)
+        for module, buffers in before:
+            for name, old in buffers.items():
+                new = module._buffers[name]
+                if old is not None and new.dtype != old.dtype:
+                    module._buffers[name] = old.to(new.device)
+        return self
+
+
 class Linear(nn.Module):
     """A linear map whose product is chosen from outside."""
 
@@ -146,9 +182,10 @@ def rotate(
     alone. Pairs are neighbours, as in DeepSeek's code; Llama pairs (i, i + rope / 2),
     so weights carried over from there need a permutation.
     """
-    pairs = torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))
+    precise = at_least_fp32(x)  # half precision has no complex numbers
+    pairs = torch.view_as_complex(precise.contiguous().unflatten(-1, (-1, 2)))
     turned = pairs * torch.complex(cos, sin)  # a turn of the complex plane
-    return torch.view_as_real(turned).flatten(-2)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
 def swiglu(gate_up: Float[Tensor, "... F2"]) -> Float[Tensor, "... F"]:

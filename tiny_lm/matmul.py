@@ -184,11 +184,16 @@ def grouped_linear(
         rows: sorted by expert.
         ends: where each expert's rows end; the last entry is R.
     """
-    if rows.dtype == torch.float64 or rows.shape[0] == 0:  # the kernel refuses both
-        return grouped_loop(rows, weight, ends)
+    if rows.dtype == torch.float64 or rows.shape[0] == 0 or _is_odd(weight):
+        return grouped_loop(rows, weight, ends)  # the kernel refuses these
     if not _is_fp32_on_cpu(rows, weight):
         return F.grouped_mm(rows, weight.mT, offs=ends)
     return _GroupedLinear.apply(rows, weight, ends)
+
+
+def _is_odd(weight: Tensor) -> bool:
+    """Whether rows of this width, in or out, would begin between two 16th bytes."""
+    return any(width * weight.itemsize % 16 for width in weight.shape[1:])
 
 
 class _GroupedLinear(torch.autograd.Function):

@@ -18,7 +18,16 @@ from torch import Tensor, nn
 from tiny_lm import fp8
 from tiny_lm.attention import Cache, MultiHeadAttention
 from tiny_lm.config import MLAConfig, ModelConfig
-from tiny_lm.layers import PLAIN, Linear, Products, RMSNorm, SwiGLU
+from tiny_lm.layers import (
+    PLAIN,
+    FullPrecision,
+    Linear,
+    Products,
+    RMSNorm,
+    SwiGLU,
+    at_least_fp32,
+    refuse_autocast,
+)
 from tiny_lm.mla import LatentAttention
 from tiny_lm.moe import Dispatcher, MoE
 from tiny_lm.router import Router
@@ -98,7 +107,7 @@ class MTPModule(nn.Module):
         return self.block(self.mix(both))
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(FullPrecision):
     """Scores for the next byte, from a config.
 
     Args:
@@ -144,6 +153,7 @@ class LanguageModel(nn.Module):
         """The state after the last block, and the balance losses added up."""
         self._check_length(tokens.shape[1] + (caches[0].length if caches else 0))
         x = self.embedding(tokens)
+        refuse_autocast(x)
         total = x.new_zeros(())
         for layer, block in enumerate(self.blocks):
             x, balance = block(x, caches[layer] if caches else None)
@@ -159,7 +169,7 @@ class LanguageModel(nn.Module):
             caches: of the tokens before these; they are extended in place.
 
         Raises:
-            ValueError: the sequence is longer than `config.max_len`.
+            ValueError: the sequence is longer than `config.max_len`, or autocast is on.
         """
         return self.head(self.norm(self.hidden(tokens, caches)[0]))
 
@@ -203,7 +213,7 @@ class LanguageModel(nn.Module):
 def _cross_entropy(
     logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return F.cross_entropy(at_least_fp32(logits).flatten(0, 1), targets.flatten())
 
 
 def is_expert(name: str) -> bool:
@@ -250,4 +260,5 @@ def initialize(model: LanguageModel, seed: int) -> None:
 
 def _draw(weight: Tensor, std: float, key: str) -> None:
     generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-    weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+    alike = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
+    weight.copy_(torch.randn(weight.shape, generator=generator, **alike) * std)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tiny_lm.config import MoEConfig
-from tiny_lm.layers import Matmul, plain
+from tiny_lm.layers import FullPrecision, Matmul, at_least_fp32, plain
 
 
 def limit_groups(
@@ -121,7 +121,7 @@ def sequence_loss(
     return (f * p).sum(-1).mean()
 
 
-class Router(nn.Module):
+class Router(FullPrecision):
     """Scores every expert for every token, in full precision unless told otherwise.
 
     `load` counts the choices of the current step while training; `update_bias` reads
@@ -144,7 +144,8 @@ class Router(nn.Module):
     ) -> tuple[Float[Tensor, "B T k"], Int[Tensor, "B T k"], Float[Tensor, ""]]:
         """Weights and ids of the chosen experts, and the sequence-wise loss."""
         c = self.config
-        scores = torch.sigmoid(self.matmul(x, self.weight))
+        logits = self.matmul(at_least_fp32(x), at_least_fp32(self.weight))
+        scores = torch.sigmoid(logits)
         weights, experts = route(
             scores.flatten(0, 1), self.bias, c.top_k, c.num_groups, c.top_groups
         )

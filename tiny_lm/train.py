@@ -76,7 +76,8 @@ def learning_rate(step: int, training: TrainConfig) -> float:
     if step < t.warmup:
         return t.lr * (step + 1) / t.warmup
     done = (step - t.warmup) / max(t.steps - t.warmup, 1)
-    cosine = torch.cos(torch.tensor(torch.pi * done, dtype=torch.float64)).item()
+    half_turn = torch.tensor(torch.pi * done, dtype=torch.float64, device="cpu")
+    cosine = half_turn.cos().item()
     return t.lowest_lr + (t.lr - t.lowest_lr) * (1 + cosine) / 2
 
 
