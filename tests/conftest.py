@@ -14,6 +14,10 @@ SHAPE_CHECKS = ROOT / "tests" / "shape_checks"
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(SHAPE_CHECKS), os.environ.get("PYTHONPATH")])
 )
+# The hook writes each module anew, which takes longer than to import it: whoever runs
+# the tests without bytecode on disk would pay for it in hundreds of processes.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 sys.modules.pop("sitecustomize", None)
 sys.path.insert(0, str(SHAPE_CHECKS))
 sys.path.insert(0, str(ROOT / "tests"))
