@@ -134,6 +134,8 @@ class TwoLevelRule:
         to: Format = E4M3,
         whole: Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, "..."]:
+        if not amax.numel():
+            return amax
         held_as = self.held_as
         whole = amax.max() if whole is None else whole
         common = _over(whole, held_as.largest * to.largest)
