@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from tiny_lm import passes
 from tiny_lm.kernels import Work, fused, num_bytes, precision
 from tiny_lm.matmul import ROW_MULTIPLE, grouped_linear, library, linear
+from tiny_lm.parts import YarnConfig
+from tiny_lm.rope import frequencies
 
 
 @runtime_checkable
@@ -154,27 +156,27 @@ class RMSNorm(nn.Module):
 
 
 def rotary_table(
-    d_rope: int, max_len: int, theta: float = 10_000.0
+    d_rope: int, max_len: int, theta: float = 10_000.0, yarn: YarnConfig | None = None
 ) -> tuple[Float[Tensor, "S half"], Float[Tensor, "S half"]]:
     """Cosine and sine of the angle by which each pair turns at each position.
 
     Args:
         d_rope: width that is rotated, even; pair i turns by `theta ** (-2i / d_rope)`
             radians a position.
+        yarn: stretches the angles for longer sequences.
 
     Source: roformer
     """
     if d_rope % 2:
         raise ValueError(f"d_rope must be even, got {d_rope}")
-    pairs = torch.arange(0, d_rope, 2, dtype=torch.float64)
-    angles = torch.outer(torch.arange(max_len), theta ** (-pairs / d_rope))
+    angles = torch.outer(torch.arange(max_len), frequencies(d_rope, theta, yarn))
     return angles.cos(), angles.sin()
 
 
 def rotate(
     x: Float[Tensor, "... T rope"],
-    cos: Float[Tensor, "T half"],
-    sin: Float[Tensor, "T half"],
+    cos: Float[Tensor, "... T half"],
+    sin: Float[Tensor, "... T half"],
 ) -> Float[Tensor, "... T rope"]:
     """Turn each pair of neighbours (0, 1), (2, 3), … by the angle of its position.
 
