@@ -90,8 +90,8 @@ class Place:
 
 
 def place(
-    cos: Float[Tensor, "S half"],
-    sin: Float[Tensor, "S half"],
+    cos: Float[Tensor, "places half"],
+    sin: Float[Tensor, "places half"],
     start: int,
     num: int,
     positions: Int[Tensor, "B T"] | None = None,
