@@ -122,6 +122,7 @@ def test_a_model_with_parts_of_its_own_decodes_by_its_own_forward_pass():
     own = Products(product, PLAIN.grouped, PLAIN.row_multiple)
     models = [
         LanguageModel(replace(TINY, fp8=preset("tiny").fp8)),
+        LanguageModel(TINY).bfloat16(),
         LanguageModel(TINY, products=own),
         LanguageModel(TINY, products=replace(PLAIN, gate=product)),
         LanguageModel(TINY, products=replace(PLAIN, head=product)),

@@ -43,7 +43,7 @@ def next_step(model: LanguageModel, context: Context) -> Step:
     """What reads one token of each sequence, and gives the logits of the next.
 
     The model's own forward pass where something in it is not the package's: FP8
-    products, experts on other ranks, a learner's attention.
+    products or BF16 weights, experts on other ranks, a learner's attention.
     """
     if can_fold(model):
         return Decoder(model, context)
@@ -56,7 +56,8 @@ def can_fold(model: LanguageModel) -> bool:
     ffns = [block.ffn for block in model.blocks]
     mixtures = [ffn for ffn in ffns if isinstance(ffn, MoE)]
     return (
-        attentions <= {MultiHeadAttention, LatentAttention}
+        model.head.weight.dtype in (torch.float32, torch.float64)
+        and attentions <= {MultiHeadAttention, LatentAttention}
         and {type(ffn) for ffn in ffns} <= {SwiGLU, MoE}
         and all(type(moe.experts) is Experts for moe in mixtures)
         and all(type(moe.dispatcher) is LocalDispatcher for moe in mixtures)

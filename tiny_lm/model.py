@@ -191,7 +191,8 @@ class LanguageModel(FullPrecision):
 
         Raises:
             ValueError: there is no token, a sequence is longer than `config.max_len`,
-                the context is full or of another batch, `real` has no context, or autocast is on.
+                the context is full or of another batch, `real` has no context, or
+                autocast is on.
         """
         return self.head(self.norm(self.hidden(tokens, context, real)[0]))
 
