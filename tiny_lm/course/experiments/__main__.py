@@ -5,6 +5,7 @@ Source: course
 """
 
 import argparse
+import json
 import math
 import shutil
 import subprocess
@@ -41,6 +42,7 @@ from tiny_lm.course.experiments.records import (
     Store,
     Text,
     assemble,
+    trained,
     write_json,
 )
 from tiny_lm.files import prepare
@@ -59,6 +61,7 @@ class Session:
     pool: Pool
     out: Path
     fp8: dict[str, Experiment]
+    recorded: Path | None = None  # results whose runs are taken over, if unchanged
 
     def record(self, names: Iterable[str]) -> None:
         """Train what is missing for these experiments, and write their results."""
@@ -80,16 +83,26 @@ class Session:
 
     def _record_moe(self, names: set[str]) -> None:
         sweep = plan.learning_rates(self.scale)
+        self._take_over(sweep)
         self.pool.train(list(sweep.runs))
         self._write(assemble(sweep, self.pool.store))
         others = plan.comparisons(self.scale, self.best_rates(sweep))
         wanted = [e for e in others if e.name in names]
         watched = _watched(others) if READERS in names else []
-        self.pool.train([run for e in wanted for run in e.runs] + watched)
         for experiment in wanted:
-            self._write(assemble(experiment, self.pool.store))
+            self._take_over(experiment)
+        self.pool.train([run for e in wanted for run in e.runs] + watched)
+        for experiment in (trained(e, self.pool.store) for e in wanted):
+            if experiment.runs:
+                self._write(assemble(experiment, self.pool.store))
         for run in watched:
             self._write(self.watch(run))
+
+    def _take_over(self, experiment: Experiment) -> None:
+        path = self.recorded / f"{experiment.name}.json" if self.recorded else None
+        if path and path.is_file():
+            result = json.loads(path.read_text())
+            self.pool.store.take_over(experiment.runs, result)
 
     def best_rates(self, sweep: Experiment) -> dict[str, float]:
         """For each model, the learning rate of its best short run."""
@@ -150,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--corpus", type=Path, help="a packed corpus in place of the libraries here")
     add("--pack-corpus", type=Path, help="write the corpus to this file, and stop")
     add("--out", type=Path, help="folder of the results; default chapters/_results")
+    add("--recorded", type=Path, help="folder of results; their runs are not repeated")
     add("--seconds", type=float, default=math.inf, help="start no run after so many")
     add("--commit", help="of the code, where git cannot say")
     return parser
@@ -175,7 +189,8 @@ def _session(args: argparse.Namespace, sources: Sources) -> Session:
     prepare(out)
     deadline = time.monotonic() + args.seconds
     pool = Pool(store, parts, args.device, commit, args.jobs, deadline=deadline)
-    return Session(scale, sources, pool, out, fp8_plan.experiments(args.short))
+    fp8 = fp8_plan.experiments(args.short)
+    return Session(scale, sources, pool, out, fp8, args.recorded)
 
 
 def main(arguments: list[str] | None = None) -> None:

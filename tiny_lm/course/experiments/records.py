@@ -11,7 +11,8 @@ from the records of its runs.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ RESULTS = ROOT / "chapters" / "_results"
 MOE_NAMES = (
     "moe_learning_rate",
     "moe_equal_flops",
+    "moe_other_rate",
     "moe_fewer_flops",
     "moe_balance",
     "moe_num_experts",
@@ -136,6 +138,25 @@ class Store:
         """Write the run's record whole or not at all."""
         write_json(self.path(run), record)
 
+    def take_over(self, runs: Iterable[Run], result: Record) -> None:
+        """Keep the records of a result whose runs are these, unchanged.
+
+        Same model, training, text and precision; all others are left to be trained.
+        """
+        same_text = result["corpus"]["sha256"] == self.text.sha256
+        if not same_text or result["precision"] != self.precision:
+            return
+        for run in runs:
+            training = json.loads(json.dumps(asdict(run.training)))
+            found = [
+                record
+                for record in result["runs"]
+                if (record["config"], record["training"])
+                == (run.config.to_dict(), training)
+            ]
+            if found and not self.has_record(run):
+                self.save(run, {k: v for k, v in found[0].items() if k != "label"})
+
 
 def write_json(path: Path, record: Record) -> None:
     """Write a record whole or not at all; NaN is none that JSON knows."""
@@ -164,6 +185,12 @@ def assemble(experiment: Experiment, store: Store) -> Record:
         "validation_tokens": newest["validation_tokens"],
         "runs": runs,
     }
+
+
+def trained(experiment: Experiment, store: Store) -> Experiment:
+    """The experiment with those of its runs that are done: time may have run out."""
+    done = tuple(run for run in experiment.runs if store.has_record(run))
+    return replace(experiment, runs=done)
 
 
 def _shared(settings: list[Record]) -> Record:
