@@ -19,6 +19,7 @@ from tiny_lm.course.experiments.records import (
     Text,
     assemble,
     trained,
+    write_json,
 )
 from tiny_lm.course.experiments.training import train_run
 from tiny_lm.data import Corpus, Document
@@ -222,7 +223,10 @@ def test_what_ran_out_of_time_is_written_with_the_runs_that_are_done(
     recorded, tmp_path
 ):
     rates = _session(recorded).best_rates(plan.learning_rates(SHORT))
-    session = replace(_session(tmp_path), recorded=recorded)
+    before = tmp_path / "before"
+    sweep = "moe_learning_rate"
+    write_json(before / f"{sweep}.json", read(sweep, recorded))
+    session = replace(_session(tmp_path), recorded=before)
     late = replace(session, pool=replace(session.pool, deadline=0.0))
     late.record(["moe_other_rate"])  # the sweep is there, and nothing was started
     assert list(tmp_path.glob("*.json")) == [tmp_path / "moe_learning_rate.json"]

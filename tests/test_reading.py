@@ -17,11 +17,6 @@ CHAPTERS = sorted((ROOT / "chapters").rglob("*.md"))
 LABS = sorted((ROOT / "solutions").glob("*.py"))
 # Pages that are still to be rewritten; an entry that is no longer needed fails.
 TO_REWRITE = {
-    "chapters/02_moe/balance.md": {"minutes", "lines", "sentences", "answers"},
-    "chapters/02_moe/conditional_computation.md": {
-        *("minutes", "lines", "sentences", "answers"),
-    },
-    "chapters/02_moe/price.md": {"minutes", "lines", "sentences"},
     "chapters/05_comm/emulated_gpus.md": {"minutes", "lines", "sentences"},
 }
 

@@ -107,8 +107,8 @@ def sequence_loss(
 ) -> Float[Tensor, ""]:
     """Complementary balance loss, a mean over sequences; 1 is perfect balance.
 
-    Differs: eq. 18 counts the experts with the best raw scores. Here, as in training
-    frameworks, those count that were really chosen, bias and groups included.
+    Differs: eq. 18 counts the experts with the best raw scores, and so does
+    Megatron-Core. Here those count that were really chosen, bias and groups included.
 
     Source: deepseek_v3, eqs. 17-20
     """

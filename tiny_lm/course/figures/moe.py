@@ -15,7 +15,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from tiny_lm.course.figures.style import COLORS, FAINT, INK, Drawing, finish, new_figure
+from tiny_lm.course.figures.style import (
+    COLORS,
+    FAINT,
+    INK,
+    Drawing,
+    color_key,
+    finish,
+    new_figure,
+)
 
 Run = Mapping[str, Any]
 UNIT = 1e12  # of the axis that shows FLOPs
@@ -235,7 +243,7 @@ def readers(
             for expert in experts
         ]
         edge = {"vmin": -log2(limit), "vmax": log2(limit), "ec": "white", "lw": 0.5}
-        ax.pcolormesh(image, cmap=LESS_OR_MORE, **edge)
+        mesh = ax.pcolormesh(image, cmap=LESS_OR_MORE, **edge)
         ax.set_xticks([k + 0.5 for k in range(len(kinds))], kinds, rotation=90)
         ax.set_yticks([e + 0.5 for e in range(0, len(experts), 5)])
         ax.set_yticklabels(str(e) for e in range(0, len(experts), 5))
@@ -243,6 +251,10 @@ def readers(
         ax.tick_params(length=0, labelsize=9)
         ax.invert_yaxis()
     axes[0].set_ylabel("expert")
+    color_key(figure, mesh, axes, "times its share of the text")
+    bar = figure.axes[-1]
+    places = [-log2(limit), 0, log2(limit)]
+    bar.set_yticks(places, [f"1/{limit:g}", "1", f"{limit:g}"])
     return finish(figure)
 
 
