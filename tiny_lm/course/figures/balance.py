@@ -60,7 +60,9 @@ def violation_curves(
     """
     figure, ax = new_figure(3.4)
     ax.axhline(limit, color=FAINT, lw=1.5)
-    ax.text(1, limit, "all tokens choose alike", va="bottom", ha="left", fontsize=10)
+    ax.text(
+        1, 1.02 * limit, "all tokens choose alike", va="bottom", ha="left", fontsize=10
+    )
     longest = max(len(steps) for seeds in runs.values() for steps in seeds)
     ends = {}
     for (label, seeds), (color, dashes) in zip(runs.items(), LOOKS, strict=False):

@@ -31,6 +31,7 @@ def layer_of_experts(
     box(ax, (middle - 0.5, 0.0), (1.0, 0.5), token, FAINT, 10)
     box(ax, (-0.1, 1.35), (0.8, 0.75), "router", GREY, 9.5)
     arrow(ax, (middle - 0.5, 0.35), (0.3, 1.3), GREY)
+    arrow(ax, (0.75, 1.72), (0.97, 1.72), GREY)
     columns = [*zip(scores, gates, strict=True), (None, 1.0)]
     for column, (score, gate) in enumerate(columns, start=1):
         words = f"expert {column - 1}\nscore {score:.1f}" if score else "shared\nexpert"
