@@ -43,7 +43,7 @@ def test_a_picture_without_words_is_a_bare_image_and_one_with_words_a_figure():
     bare = drawing()
     assert bare._repr_html_() is None and bare._repr_svg_() == bare.svg
     shown = bare.captioned("It *rises*.", alt=ALT, name="rise")._repr_html_()
-    assert '<figure class="drawing" id="fig-rise">' in shown
+    assert '<figure class="drawing" id="fig-rise" style=' in shown
     assert "It <em>rises</em>." in shown
     assert shown.count(f'aria-label="{ALT}"') == 2
     assert repr(bare.captioned("", alt=ALT)) == ALT

@@ -1,19 +1,21 @@
-"""The run that the front page shows: `python -m tiny_lm train`, kept with its figures.
+"""The run that the front page shows, and what another learning rate makes of it.
 
 Chapter: index
 Source: course
 
     python -m tiny_lm.course.experiments.first_run
 
-trains the full model on 4 emulated GPUs (a few minutes) and writes the record.
+does what `python -m tiny_lm train` does, on 4 emulated GPUs (a few minutes), and then
+trains both tiny models at each rate on one process (a few more).
 """
 
 import platform
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from tiny_lm import runs
-from tiny_lm.config import TrainConfig, tiny
+from tiny_lm.config import ModelConfig, TrainConfig, tiny, tiny_dense
 from tiny_lm.course.experiments.records import (
     RESULTS,
     Record,
@@ -26,7 +28,8 @@ from tiny_lm.generate import generate
 from tiny_lm.job import Job
 from tiny_lm.train import run
 
-NAME = "first_run"
+NAME, RATES_NAME = "first_run", "first_run_rates"
+RATES = (1.5e-3, 3e-3)
 PROMPT, LENGTH, TEMPERATURE = "def ", 240, 0.7
 
 
@@ -69,5 +72,45 @@ def record(
     return result
 
 
+def read_rates(folder: Path = RESULTS) -> Record:
+    """Both tiny models at each learning rate.
+
+    Raises:
+        ValueError: it has not been recorded.
+    """
+    return read_json(folder / f"{RATES_NAME}.json")
+
+
+def record_rates(out: Path = RESULTS, training: TrainConfig | None = None) -> Record:
+    """Train `tiny` and `tiny_dense` at each rate; runs that are there are kept."""
+    training = training or TrainConfig()
+    path = out / f"{RATES_NAME}.json"
+    runs_there = read_json(path)["runs"] if path.is_file() else []
+    done = {(run["preset"], run["lr"]) for run in runs_there}
+    result = {
+        "name": RATES_NAME,
+        "created": today(),
+        "versions": versions(),
+        "device": platform.machine(),
+        "seed": training.seed,
+        "runs": runs_there,
+    }
+    for config in (tiny(), tiny_dense()):
+        for lr in RATES:
+            if (config.name, lr) not in done:
+                loss = _final_loss(config, replace(training, lr=lr))
+                of = {"preset": config.name, "lr": lr, "ranks": 1}
+                result["runs"].append(of | {"val_loss": loss})
+                write_json(path, result)
+    return result
+
+
+def _final_loss(config: ModelConfig, training: TrainConfig) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(config=config, training=training, out=Path(folder, "run"), ranks=1)
+        return run(job)["val_loss"]
+
+
 if __name__ == "__main__":
     record()
+    record_rates()
