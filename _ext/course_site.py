@@ -17,6 +17,7 @@ import execution_key
 import explorers
 import folds
 import front_card
+import side_by_side
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
@@ -147,7 +148,8 @@ def refuse_foreign_loads(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    for part in (front_card, course_map, folds, captions, citations, explorers):
+    parts = (front_card, course_map, folds, captions, citations, explorers)
+    for part in (*parts, side_by_side):
         part.setup(app)
     app.add_config_value("course_look", "", "html")  # a new look rewrites all pages
     app.connect("config-inited", configure)
