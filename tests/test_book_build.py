@@ -282,3 +282,17 @@ def test_old_caches_are_removed_and_recent_ones_kept(code, tmp_path):
         folders.append(execution_key.cache_folder(code, tmp_path / "_build"))
         os.utime(folders[-1], (version, version))
     assert [folder.is_dir() for folder in folders] == [False, False, True, True, True]
+
+
+def test_a_second_build_in_the_same_folder_is_refused(tmp_path):
+    hold = f"""
+import sys; from pathlib import Path; sys.path.insert(0, {str(ROOT / "_ext")!r})
+import execution_key; execution_key.hold(Path({str(tmp_path)!r}))
+"""
+    execution_key.hold(tmp_path)
+    execution_key.hold(tmp_path)  # the same build asks twice
+    command = [sys.executable, "-c", hold]
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert f"another build is at work in {tmp_path}" in second.stderr
+    execution_key._held.pop(tmp_path).close()
+    subprocess.run(command, check=True)

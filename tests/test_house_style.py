@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tiny_lm"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SCRIPTS = [ROOT / "_setup.py", *sorted((ROOT / "_ext").glob("*.py"))]
+SCRIPTS = [*sorted(ROOT.glob("_*.py")), *sorted((ROOT / "_ext").glob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 LEAVES = {"notation", "config", "parts", "recipe", "hardware", "kernels"}

@@ -17,6 +17,7 @@ PACKAGE = sorted((ROOT / "tiny_lm").rglob("*.py"))
 ALL = [
     *PACKAGE,
     ROOT / "_setup.py",
+    ROOT / "_versions.py",
     *sorted((ROOT / "_ext").glob("*.py")),
     *sorted((ROOT / "solutions").glob("*.py")),
 ]
