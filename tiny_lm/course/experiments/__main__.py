@@ -5,7 +5,6 @@ Source: course
 """
 
 import argparse
-import json
 import math
 import shutil
 import subprocess
@@ -45,7 +44,7 @@ from tiny_lm.course.experiments.records import (
     trained,
     write_json,
 )
-from tiny_lm.files import prepare
+from tiny_lm.files import prepare, read_json
 from tiny_lm.model import LanguageModel
 from tiny_lm.runs import load_weights
 
@@ -101,7 +100,7 @@ class Session:
     def _take_over(self, experiment: Experiment) -> None:
         path = self.recorded / f"{experiment.name}.json" if self.recorded else None
         if path and path.is_file():
-            result = json.loads(path.read_text())
+            result = read_json(path)
             self.pool.store.take_over(experiment.runs, result)
 
     def best_rates(self, sweep: Experiment) -> dict[str, float]:

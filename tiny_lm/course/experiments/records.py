@@ -147,7 +147,7 @@ class Store:
         if not same_text or result["precision"] != self.precision:
             return
         for run in runs:
-            training = json.loads(json.dumps(asdict(run.training)))
+            training = json.loads(to_json(asdict(run.training)))
             found = [
                 record
                 for record in result["runs"]
