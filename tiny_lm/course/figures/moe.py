@@ -156,7 +156,7 @@ def equal_flops(
         flops, mean = _draw_seeds(ax, runs_of(runs, label), skip, color)
         word = {"va": "center", "fontweight": "bold", "color": color}
         ax.text(flops[-1] * 1.02, mean[-1], label, **word)
-    ax.axhline(mean[-1], color=FAINT, lw=1.5, zorder=0)
+    ax.plot((0, flops[-1]), (mean[-1], mean[-1]), color=FAINT, lw=1.5, zorder=0)
     for run in shorter:
         end = total_flops(run) / UNIT, run["final_val_loss"] / log(2)
         ax.plot(*end, "o", color=COLORS["moe"], mfc="white", ms=5)
@@ -209,16 +209,13 @@ def more_experts(runs: Sequence[Run]) -> Drawing:
     ax.plot(counts, bits, "-o", color=COLORS["moe"])
     ax.set_xscale("log", base=2)
     ax.set_xticks(counts, [str(count) for count in counts])
-    for count, value in zip(counts, bits, strict=True):
-        ax.annotate(
-            f"{value:.3f}",
-            (count, value),
-            (5, 6),
-            textcoords="offset points",
-            fontsize=9.5,
-        )
+    for place, (count, value) in enumerate(zip(counts, bits, strict=True)):
+        rises = place + 1 < len(bits) and bits[place + 1] > value
+        beside = (0, -15) if rises else (5, 6)  # where the line does not go on
+        look = {"textcoords": "offset points", "fontsize": 9.5}
+        ax.annotate(f"{value:.3f}", (count, value), beside, **look)
     ax.set(xlabel="routed experts in a layer", ylabel="validation, bits per byte")
-    ax.margins(x=0.08, y=0.2)
+    ax.margins(x=0.08, y=0.25)
     return finish(figure)
 
 
