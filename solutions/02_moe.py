@@ -42,6 +42,7 @@ from tiny_lm import config, costs, data, generate, model, moe
 from tiny_lm.course.checks import hint, show_solution  # noqa: F401
 from tiny_lm.course.checks import moe as check
 from tiny_lm.course.figures import baseline as figures
+from tiny_lm.course.figures import experts as drawings
 from tiny_lm.course.labs import pieces
 from tiny_lm.course.labs.steps import training_steps
 from tiny_lm.layers import swiglu
@@ -192,6 +193,16 @@ for south in (-1.0, 0.0, 0.5, 1.0):
 # Return the biased scores with everything outside a token's `top_groups` best groups set to −inf.
 # Not to 0: a biased score can be negative, and then a forbidden expert would win.
 
+# %%
+drawings.group_limit(
+    [0.9, 0.1, 0.6, 0.5, 0.8, 0.7, 0.2, 0.3], num_groups=4, top_groups=2, top_k=4
+).captioned(
+    "Four groups of two experts, two groups allowed; a group counts by the sum of its "
+    "two best. The four that are chosen are filled.",
+    alt="Eight boxes with biased scores in four frames of two. The sums are 1.0, 1.1, "
+    "1.5 and 0.5; the second and third frame are kept, their experts are filled.",
+)
+
 
 # %%
 def limit_groups(
@@ -244,6 +255,14 @@ for name, choice in (("no limit", anywhere), ("limit", limited)):
 # A Python loop over tokens would take N·k tiny products.
 # Turn it round: let each expert read all of its tokens in one product.
 # A loop over experts is fine.
+
+# %%
+drawings.sorted_rows(["a", "b", "c"], [[0, 2], [2, 1], [0, 1]]).captioned(
+    "Three tokens with two experts each. In the middle their six rows, sorted by expert: "
+    "each expert's rows lie together, and each result goes back to its token.",
+    alt="Lines lead from three tokens to six rows that are sorted by their expert, two "
+    "rows for each of three experts, and from the rows back to the tokens.",
+)
 
 
 # %%
