@@ -184,8 +184,10 @@ def rotate(
     alone. Pairs are neighbours, as in DeepSeek's code; Llama pairs (i, i + rope / 2),
     so weights carried over from there need a permutation.
     """
-    precise = at_least_fp32(x)  # half precision has no complex numbers
-    pairs = torch.view_as_complex(precise.contiguous().unflatten(-1, (-1, 2)))
+    precise = at_least_fp32(x).contiguous()  # half precision has no complex numbers
+    if precise.storage_offset() % 2:  # a slice behind an odd width, already contiguous
+        precise = precise.clone()
+    pairs = torch.view_as_complex(precise.unflatten(-1, (-1, 2)))
     turned = pairs * torch.complex(cos, sin)  # a turn of the complex plane
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
