@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tiny_lm import console, matmul
-from tiny_lm.course.bench import experts, fp8, replay, training
+from tiny_lm.course.bench import decoding, experts, fp8, replay, training
 from tiny_lm.course.bench.turns import Result
 from tiny_lm.files import prepare, to_json, write_whole
 from tiny_lm.processor import this_processor
@@ -18,6 +18,9 @@ from tiny_lm.processor import this_processor
 PARTS = (
     training.against_transformers,
     experts.experts_against_others,
+    decoding.against_transformers,
+    decoding.against_multi_head,
+    decoding.training_attention,
     fp8.fp8_against_fp32,
     fp8.quantisation_against_memory,
     training.ranks_against_one_process,
@@ -32,7 +35,7 @@ def main(out: Path = Path("_build/bench.json")) -> None:
     prepare(out.parent)
     threads, products = torch.get_num_threads(), matmul.library()
     print(f"benchmarks on {threads} threads of {this_processor()}")
-    print(f"FP32 products by: {products}; about three minutes")
+    print(f"FP32 products by: {products}; about six minutes")
     results: list[Result] = []
     for part in PARTS:
         for result in part():
