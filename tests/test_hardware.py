@@ -125,12 +125,19 @@ def test_rates_are_read_from_the_record(tmp_path):
     assert hardware.read_measured(tmp_path / "other.json").launch_s == 1e-3
 
 
+def test_alpha_is_what_was_published_of_this_generation_of_links():
+    for name in ("h800", "h100", "h200"):
+        each = machine(name)
+        assert (each.nvlink_alpha_s, each.network_alpha_s) == (3.33e-6, 3.7e-6)
+
+
 def test_what_was_not_published_is_absent():
     assert machine("a100").network_bytes_per_s is None
     assert machine("a100").fp8_flops_per_s is None
+    for name in ("a100", "b200"):
+        assert machine(name).nvlink_alpha_s is machine(name).network_alpha_s is None
     for each in MACHINES.values():
-        assert each.launch_s is each.nvlink_alpha_s is each.network_alpha_s is None
-        assert each.fp32_flops_per_s is None
+        assert each.launch_s is each.fp32_flops_per_s is None
 
 
 def test_a_machine_at_measured_rates():

@@ -12,13 +12,7 @@ from tiny_lm.replay.prices import Prices
 from tiny_lm.replay.simulation import replay
 from tiny_lm.replay.tape import Kernel
 
-# No α is published with the chips: 3 µs is an assumption, and beside milliseconds of
-# compute a small one.
-H800 = replace(
-    machine("h800").achieving(H100_MEASURED),
-    nvlink_alpha_s=3e-6,
-    network_alpha_s=3e-6,
-)
+H800 = machine("h800").achieving(H100_MEASURED)
 LAYERS = [1, 2, 3]
 
 
