@@ -128,7 +128,7 @@ def balance_explorer(
 
 def timeline_explorer(
     bandwidth: int = 40,
-    latency: int = 10,
+    latency: int = 5,
     tokens: int = 4096,
     speed: Number = 1,
     overlap: bool = True,
