@@ -39,13 +39,21 @@ def trained(tmp_path_factory) -> tuple[Path, dict, subprocess.CompletedProcess]:
 def test_train_ends_in_one_json_line_with_everything_promised(trained):
     out, summary, result = trained
     promised = """preset ranks steps loss val_loss tokens_per_s params_total
-        params_active kv_bytes_per_token bytes_sent seconds run"""
+        params_active kv_bytes_per_token bytes_sent emulated seconds run"""
     assert set(promised.split()) == set(summary)
     assert summary["ranks"] == 4
     assert summary["steps"] == 4
     assert len(result.stdout.splitlines()) == 1
     assert "loss=" in result.stderr
     assert "MaxVio=" in result.stderr
+
+
+def test_the_last_step_is_emulated_on_the_twin_and_on_two_real_machines(trained):
+    emulated = trained[1]["emulated"]
+    assert list(emulated) == ["scaled_twin", "h800", "h100"]
+    for times in emulated.values():
+        assert times["step_ms"] > times["exposed_comm_ms"] > 0
+    assert emulated["h800"]["exposed_comm_ms"] > emulated["h100"]["exposed_comm_ms"]
 
 
 def test_a_run_leaves_its_four_files(trained):

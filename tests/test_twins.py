@@ -1,5 +1,6 @@
 """The twin for `tiny`: a layer's shares as in V3, dispatch as long as compute."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 from tiny_lm import twins
 from tiny_lm.config import preset
 from tiny_lm.hardware import H100_MEASURED, machine
+from tiny_lm.replay import specs
 from tiny_lm.replay.prices import Prices
 from tiny_lm.replay.simulation import replay
 from tiny_lm.replay.tape import Kernel
@@ -98,6 +100,16 @@ def test_so_it_does_with_other_nodes(tapes, real, gpus_per_node):
     assert twin.gpus_per_node == gpus_per_node
     seconds = sum(twins.compute_s(real, H800).values())
     assert twins.exchange_s(tapes, LAYERS, twin) == pytest.approx(seconds, rel=0.01)
+
+
+def test_what_is_kept_of_the_twin_is_what_is_derived(tapes, real):
+    """The last digits differ between processors, as the routing does."""
+    kept = json.loads(specs.TWIN.read_text(encoding="utf-8"))
+    wanted = twins.derive_kept()
+    by = wanted.pop("factors")
+    say = "run `python -m tiny_lm.twins`: the work of a step, or a rate, has changed"
+    assert kept.pop("factors") == pytest.approx(by, rel=0.02), say
+    assert kept == wanted, say
 
 
 def test_tapes_are_of_the_ranks_and_the_batch_asked_for():
