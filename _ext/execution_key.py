@@ -15,7 +15,7 @@ KEPT = 3  # states of the code whose results stay, so that switching back is che
 
 def inputs(root: Path) -> list[Path]:
     """Files that may change a number on a page, besides the page itself."""
-    code = root.glob("tiny_lm/**/*.py")
+    code = [*root.glob("tiny_lm/**/*.py"), *root.glob("tiny_lm/**/*.json")]
     recorded = (p for p in root.glob("chapters/_results/**/*") if p.is_file())
     return sorted([*code, *recorded, *root.glob("constraints.txt")])
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tiny_lm"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = [*sorted(ROOT.glob("_*.py")), *sorted((ROOT / "_ext").glob("*.py"))]
+BROWSER = sorted([*PACKAGE.rglob("*.js"), *(ROOT / "_static").glob("*.js")])
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 LEAVES = {"notation", "config", "parts", "recipe", "hardware", "kernels"}
@@ -149,6 +150,12 @@ def test_processes_are_joined_in_few_places(path):
 
 @by_name(MODULES + SCRIPTS)
 def test_a_module_is_at_most_300_lines(path):
+    lines = len(path.read_text().splitlines())
+    assert lines <= 300, f"{lines} lines: split it by responsibility"
+
+
+@by_name(BROWSER)
+def test_a_script_of_the_browser_is_at_most_300_lines(path):
     lines = len(path.read_text().splitlines())
     assert lines <= 300, f"{lines} lines: split it by responsibility"
 

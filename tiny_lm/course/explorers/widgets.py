@@ -31,7 +31,8 @@ NOTE = "To move the sliders, allow JavaScript; in a notebook, run the cell."
 
 def source(name: str) -> str:
     """One explorer's module, as anywidget wants it: a single text."""
-    files = (FOLDER / file for file in ("kit.js", f"{name}.js"))
+    names = ("kit.js", f"{name}_model.js", f"{name}.js")
+    files = (FOLDER / file for file in names)
     return "\n".join(file.read_text(encoding="utf-8") for file in files)
 
 
