@@ -6,8 +6,8 @@ Source: deepseek_v3, sections 3.2 and 3.3
 A pair of micro-batches passes the layer: one after the other, or woven into each other.
 The reader chooses the link, its latency, the chip and the size of a micro-batch.
 
-`timeline_model.js` plays the same tapes in a browser and has to end at the same picoseconds.
-So every rate, every latency and every amount here is a whole number.
+`timeline_model.js` plays the same tapes in a browser and has to end at the same
+picoseconds. So every rate, every latency and every amount here is a whole number.
 
 What the tapes leave out is in `layer`, what a replay leaves out in `replay.simulation`.
 """
