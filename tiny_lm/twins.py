@@ -1,6 +1,6 @@
 """The machine on which `tiny` meets what DeepSeek-V3 met on H800s, derived.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: deepseek_v3, sections 3.2 and 4.2; course
 
 `replay.twin` scales a machine; here its factors come from. The unit is one MoE layer

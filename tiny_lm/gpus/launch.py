@@ -1,6 +1,6 @@
 """Start ranks: processes of this machine that stand for GPUs and are joined by gloo.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
     with Cluster(4) as gpus:

@@ -1,6 +1,6 @@
 """What ranks print, on its way to the caller: whole lines, each with its rank's number.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: course
 
 A rank is a process of its own. What it prints would go to the terminal from which the

@@ -1,6 +1,6 @@
 """What runs inside a rank: join the others, do what is asked, report, start over.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 A rank stays alive between calls, and yet a call finds the same rank whatever ran

@@ -1,6 +1,6 @@
 """Start processes quickly, and without running the caller's program again.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 A fork of a process that has used torch's threads can hang, and a fresh process spends

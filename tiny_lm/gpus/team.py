@@ -1,6 +1,6 @@
 """Ranks that start together, answer calls together and end together.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 A team that has failed once is not repaired: all its ranks are ended, and a new team is

@@ -1,6 +1,6 @@
 """Watch ranks from outside, and tell what went wrong when one of them fails.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 When a rank goes, those that wait for it fail as well, and often speak up first. So the

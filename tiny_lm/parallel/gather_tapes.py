@@ -1,6 +1,6 @@
 """The tapes of all ranks, brought together: a replay needs each of them.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 """
 

@@ -1,6 +1,6 @@
 """What the H800's slower NVLink cost DeepSeek-V3's step, and what won it back.
 
-Chapter: 05_comm
+Chapter: 05_comm/slower_link
 Source: deepseek_v3, section 3.2; deepseek_isca, sections 4.2 and 4.3
 
 The same step on the links of an H800 and of an H100: arithmetic, memory and network

@@ -1,6 +1,6 @@
 """Write a plan down as tapes: pipeline, layers, transfers and optimizer of one step.
 
-Chapter: 05_comm
+Chapter: 05_comm/slower_link
 Source: deepseek_v3, section 3.2; zero
 
 Every name says which part of the step it belongs to, as published tables have them:

@@ -1,6 +1,6 @@
 """DeepSeek-V3's own training step, replayed and held against what was published.
 
-Chapter: 05_comm
+Chapter: 05_comm/slower_link
 Source: deepseek_v3, sections 3 and 4.2; deepseek_isca, table 4
 
 One number is fitted: the share of the rates measured on large square products that the

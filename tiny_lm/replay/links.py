@@ -1,6 +1,6 @@
 """Who waits for which port: messages and collectives on two levels of links.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: collective_cost; deepseek_v3, section 3.2
 
 Each GPU has four ports: NVLink to its own node and the network to all others, each with

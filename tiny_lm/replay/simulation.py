@@ -1,6 +1,6 @@
 """Play the tapes of all ranks on a machine: who does what when, to the picosecond.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 Every stream runs its records in order. A kernel takes what `prices` says; a collective

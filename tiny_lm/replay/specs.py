@@ -1,6 +1,6 @@
 """The machines on which a recorded step is timed: real GPUs, and the scaled twin.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 A tiny model's step says on an H800 what launches cost, and on the twin what the same

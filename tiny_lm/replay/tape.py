@@ -1,6 +1,6 @@
 """What one rank did in a step, as a list of plain records that any hardware can play.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 A tape holds work and bytes, never time: `replay` adds the hardware, and so the time.

@@ -1,6 +1,6 @@
 """A timeline as a Chrome trace, which Perfetto and `chrome://tracing` open.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 A rank becomes a process of the trace, a stream a thread of it. The format counts in

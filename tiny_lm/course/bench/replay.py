@@ -1,6 +1,6 @@
 """How fast emulated time is: recording a step, replaying a million records, V3's step.
 
-Chapter: 05_comm/emulated_gpus
+Chapter: 05_comm/emulated_time
 """
 
 import time
