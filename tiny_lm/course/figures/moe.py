@@ -74,14 +74,11 @@ def weights_read(
     for number, (name, values) in enumerate(shares.items()):
         ax.plot(num_tokens, values, color=COLORS["moe"], ls=("-", "--", ":")[number])
         place = next(i for i, value in enumerate(values) if value > 0.5)
-        ax.annotate(
-            name,
-            (num_tokens[place], values[place]),
-            (8, -6),
-            textcoords="offset points",
-            color=COLORS["moe"],
-            fontweight="bold",
-        )
+        right = number % 2 == 0  # neighbours are named on both sides of the pair
+        where = {"textcoords": "offset points", "ha": "left" if right else "right"}
+        look = {"color": COLORS["moe"], "fontweight": "bold"}
+        beside = (8, -6) if right else (-8, 2)
+        ax.annotate(name, (num_tokens[place], values[place]), beside, **where, **look)
     ax.set_xscale("log", base=2)
     ticks = list(num_tokens[::2])
     ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
