@@ -17,28 +17,34 @@ from tiny_lm.course.checks.case import Case
 from tiny_lm.course.checks.expect import difference, numbers, same, show
 from tiny_lm.course.checks.trial import Function, Trial, Trials
 
+LOOKED_AT = 8  # inputs of a task
 EXACT = 1e-12  # two results of one function are the same, or are not
-NICE = [n / 2 for n in range(1, 25)]  # factors that a slip in a count may have
+NICE = [n / 2 for n in range(1, 49)]  # factors that a slip in a count may have
 
 
-def unused(here: Trial, function: Function) -> str:
-    """An argument that changes the reference's result and not the learner's."""
+def unused(here: Trial, function: Function, everywhere: Trials) -> str:
+    """An argument that changes the reference's result and never the learner's."""
+    cases = [one for one in everywhere if _says_something(one)][:LOOKED_AT]
     if not isinstance(here.one, Case) or not _says_something(here):
         return ""
     for i, name in enumerate(here.task.arguments):
-        others = [_with_other(here, i, n) for n in (0, 1)]
-        if all(
-            _changes(here.task.reference, here, other)
-            and _changes(function, here, other) is False
-            for other in others
-        ):
+        found = [_idle(one, function, i) for one in (here, *cases)]
+        if found[0] and False not in found:
             return f"Is `{name}` used? With another, the same comes out."
     return ""
 
 
+def _idle(one: Trial, function: Function, i: int) -> bool | None:
+    """Whether the i-th argument plays no part here; nothing where it need not."""
+    others = [_with_other(one, i, n) for n in (0, 1)]
+    if not all(_changes(one.task.reference, one, other) for other in others):
+        return None
+    return not any(_changes(function, one, other) is not False for other in others)
+
+
 def _says_something(here: Trial) -> bool:
     """Whether the result holds numbers that could change."""
-    if here.got.refusal or not isinstance(here.got.value, dict):
+    if not isinstance(here.one, Case) or not isinstance(here.got.value, dict):
         return False
     parts = [numbers(x) for x in here.got.value.values()]
     return all(bool(x.any() and not x.isnan().any()) for x in parts)

@@ -87,7 +87,8 @@ def _shown(here: Trial, function: Function, everywhere: Trials) -> str:
         return got.refusal.because
     if got.error:
         return meaning(got.error, here.task.errors)
-    found = unused(here, function) or added(here) or counted(everywhere, here)
+    found = unused(here, function, everywhere) or added(here)
+    found = found or counted(everywhere, here)
     return found or _made_of_the_reference(here, everywhere)
 
 

@@ -80,7 +80,9 @@ def conform(got: Any, like: Any, names: Sequence[str], any_width: bool) -> Any:
         return _one(got, like, names[0] if names else "", any_width)
     wanted = f"{COUNTS[len(like)]}: {', '.join(names)}"
     if not isinstance(got, tuple | list) or len(got) != len(like):
-        because = f"There are {len(got)}." if isinstance(got, tuple | list) else COMMA
+        because = (
+            f"{len(got)} results came." if isinstance(got, tuple | list) else COMMA
+        )
         raise Misfit(wanted, show(got), because)
     try:
         return tuple(

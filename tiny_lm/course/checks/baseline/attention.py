@@ -114,6 +114,8 @@ BEFORE = (
 task_1_3.asks(
     "with equal scores, a position averages the values up to its own",
     case(*[_column(0.0, 0.0, 0.0)] * 2, _column(3.0, 9.0, 0.0), 1),
+    otherwise="The weights of a position are one softmax over the keys up to its own. "
+    "Does anything else change them, before or after?",
     mistakes={
         "scores.masked_fill(future, -torch.inf) => scores": "Every position sees all "
         "values, the future included. Where is the mask?",
@@ -159,6 +161,7 @@ task_1_3.asks(
         note="one head of width 4. The second query is [2, 0, 0, 0], the keys are\n"
         "[log 3, 0, 0, 0] and zeros, the values 1 and 5: the weights are 3 : 1",
     ),
+    otherwise="Only the scores are scaled, once, before the softmax. Is anything else?",
     mistakes={
         " / q.shape[-1] ** 0.5 => ": "This is what comes out without a division by "
         "the square root of the width.",
@@ -199,6 +202,8 @@ task_1_3.asks(
         2,
     ),
     drawn(lambda generator: _draw(generator, B=1, T=6, H=4, d=2)),
+    otherwise="A head reads its own columns of q, k and v and writes to the same, from "
+    "all positions up to its own. What else comes in, or is left out?",
     mistakes={
         "-torch.inf => -10.0": WEAK,
         "x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for => "

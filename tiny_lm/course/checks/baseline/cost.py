@@ -147,6 +147,8 @@ task_1_4.asks(
         "scores and mixing: 1,320",
     ),
     case(10, 4, 1, 8, 3),
+    otherwise="Each weight that meets a token costs 2 FLOPs forward; scores and mixing "
+    "each 2 D a key that is seen, in each layer; the backward twice all that.",
     mistakes={
         " + scores + mixing => ": "The attention's own products are missing: scores "
         "and mixing.",

@@ -70,6 +70,8 @@ DRAWN = "Do not draw yet: the lab does. Return the probabilities."
 task_1_6.asks(
     "a probability for each byte, at temperature 1 the model's own",
     _case([5.0, 3.0, 2.0], 1.0, 1.0, "probabilities 0.5, 0.3, 0.2"),
+    otherwise="At temperature 1 and top_p 1 this is the softmax of the logits, nothing "
+    "done to it before or after.",
     mistakes={
         "return kept / kept.sum() => return torch.multinomial(kept, 1)": DRAWN,
         "return kept / kept.sum() => return kept.argmax()": "This is the likeliest "
@@ -101,6 +103,7 @@ task_1_6.asks(
     _case([4.0, 1.0], 0.5, 1.0, "16 : 1 where it is sharpened"),
     _case([4.0, 1.0], 2.0, 1.0, "2 : 1 where it is flattened"),
     case([60.0, 59.0, -60.0], 0.5, 1.0),
+    otherwise="The logits are divided by the temperature as it comes, once.",
     mistakes={
         "logits / temperature => logits * temperature": "This is the opposite: logits "
         "times the temperature.",
@@ -129,6 +132,8 @@ SUMS = (
 task_1_6.asks(
     "top-p keeps the fewest bytes that hold top_p together",
     _case([10.0, 6.0, 3.0, 1.0], 1.0, 0.7, "probabilities 0.5, 0.3, 0.15, 0.05"),
+    otherwise="Kept are the likeliest, up to and with the one at which their sum "
+    "reaches top_p; they keep their proportions.",
     mistakes={
         f"{KEEP}(before + ordered >= top_p) & (top_p < 1)": CROSSING,
         "kept / kept.sum() => kept": "The right bytes are kept. They must add up to 1 "
@@ -203,7 +208,7 @@ def _draw(generator: Generator) -> tuple[Tensor, float, float]:
 
 task_1_6.asks(
     "equals the definition on random cases",
-    [drawn(_draw) for _ in range(40)],
+    [drawn(_draw) for _ in range(20)],
     case([0.7], 1.0, 0.5),
     case([0.0, 0.0, 0.0, 0.0], 1.0, 0.5),
     mistakes={

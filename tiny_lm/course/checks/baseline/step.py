@@ -110,6 +110,7 @@ task_1_5.asks(
     "returns the loss of the batch as it was before the step, in nats",
     drawn(_turns, note="a model of 2 bytes whose 4 weights are 0, SGD with lr 1"),
     drawn(_other, note="a model of 3 bytes whose weights are random, SGD with lr 1"),
+    otherwise="Wanted is the mean cross-entropy of all positions, before the step.",
     mistakes={
         "loss.item() => loss.item() / math.log(2)": "This is in bits. Training counts "
         "in nats, as F.cross_entropy does.",
@@ -164,6 +165,7 @@ CLIP = "nn.utils.clip_grad_norm_(model.parameters(), max_norm)"
 task_1_5.asks(
     "one step moves each weight against its gradient",
     _after(1),
+    otherwise="Erase, loss, backward, clip, step: once each. Which is another here?",
     mistakes={
         "optimizer.step() => pass": "No weight moved. The gradient is there, but "
         "nobody applied it: optimizer.step().",
@@ -176,9 +178,6 @@ task_1_5.asks(
         "the sign?",
         "optimizer.step() => optimizer.step(), optimizer.step()": "The weights moved "
         "twice in one step.",
-        "loss.backward() => loss.backward(retain_graph=True)\n    loss.backward()": (
-            "backward() ran twice, and gradients add up."
-        ),
         f"{CLIP} => length = torch.cat([p.grad.flatten() for p in model.parameters()])"
         ".norm()\n    [p.grad.mul_(max_norm / length) for p in model.parameters()]": (
             "The gradient was made exactly max_norm long. A short one is left as it is."
