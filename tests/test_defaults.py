@@ -85,6 +85,13 @@ def test_angles_and_balance_biases_are_never_rounded():
     assert model.to("meta").blocks[0].attention.cos.device.type == "meta"
 
 
+@pytest.mark.parametrize("name", ["tiny", "dense"])
+def test_attention_alone_keeps_its_angles_too(name):
+    attention = LanguageModel(CONFIGS[name]).blocks[0].attention
+    angles = attention.sin.clone()
+    assert torch.equal(attention.bfloat16().sin, angles)
+
+
 def test_far_positions_are_told_apart_in_half_precision():
     cos, sin = (table.float() for table in rotary_table(16, 4096))
     x = torch.ones(4096, 16)

@@ -166,3 +166,15 @@ def test_padding_needs_a_context(model):
     tokens, real = left_pad(PROMPTS)
     with pytest.raises(ValueError, match="padding needs a context"):
         model(tokens, real=real)
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        next_byte_probabilities(torch.zeros(3), temperature)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-300])
+def test_however_low_the_temperature_the_likeliest_is_left(temperature):
+    p = next_byte_probabilities(torch.tensor([80.0, 90.0, 70.0]), temperature)
+    assert p.tolist() == [0.0, 1.0, 0.0]

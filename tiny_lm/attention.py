@@ -7,13 +7,13 @@ Source: attention; gqa
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from tiny_lm import passes
 from tiny_lm.cache import Cache
 from tiny_lm.config import MHAConfig
 from tiny_lm.kernels import Work, fused, num_bytes, precision
-from tiny_lm.layers import PLAIN, Linear, Products, rotary_table, rotate
+from tiny_lm.layers import PLAIN, FullPrecision, Linear, Products, rotary_table, rotate
 from tiny_lm.rope import Place, place
 
 
@@ -70,7 +70,7 @@ def attend(
     return (scores.softmax(dim=-1) @ v).reshape(*q.shape[:-1], v.shape[-1])
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(FullPrecision):
     """Every head has its own query; `num_kv_heads` keys and values are shared by them.
 
     Source: attention; gqa

@@ -38,11 +38,13 @@ def next_byte_probabilities(
 
     Source: nucleus_sampling
     """
-    if temperature <= 0:
+    if not 0 < temperature < float("inf"):  # NaN is neither
         raise ValueError(f"temperature must be positive, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
-    probabilities = (logits / temperature).softmax(dim=-1)
+    below = logits - logits.amax(-1, keepdim=True)  # else a low temperature overflows
+    smallest = torch.finfo(logits.dtype).tiny
+    probabilities = (below / max(temperature, smallest)).softmax(dim=-1)
     ordered, token = probabilities.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     ordered = ordered.masked_fill(before >= top_p, 0.0)

@@ -17,12 +17,20 @@ the expanded keys and values never exist, which is what makes the small cache pa
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from tiny_lm.attention import attend
 from tiny_lm.cache import Cache, QuantizedCache
 from tiny_lm.config import MLAConfig
-from tiny_lm.layers import PLAIN, Linear, Products, RMSNorm, rotary_table, rotate
+from tiny_lm.layers import (
+    PLAIN,
+    FullPrecision,
+    Linear,
+    Products,
+    RMSNorm,
+    rotary_table,
+    rotate,
+)
 from tiny_lm.rope import Place, in_force, place, score_boost
 
 
@@ -41,7 +49,7 @@ def absorbing_pays(config: MLAConfig, num_queries: int, num_keys: int) -> bool:
     return absorbed < expanded
 
 
-class LatentAttention(nn.Module):
+class LatentAttention(FullPrecision):
     """MLA with the shared rotary key.
 
     Without a cache it computes the expanded form; with one, whichever takes fewer
