@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP = @command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer."; exit 1; }; \
 	$(PYTHON) _setup.py
 
-.PHONY: help setup book test lab labs bench experiments soak clean
+.PHONY: help setup book test lab labs bench experiments soak newest clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 20
@@ -20,7 +20,7 @@ book:      ## build the site; the chapters train the full model (minutes)
 test: book ## the book, then every test, the solved labs and the style rules
 	$(SETUP) test
 	@echo "Testing: every module, every lab, every page"
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lab:       ## JupyterLab on the labs
 	$(SETUP) lab
@@ -30,17 +30,22 @@ labs:      ## write the labs anew from solutions/*.py
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course labs
 
-bench:     ## tokens per second, against transformers too (3 minutes)
+bench:     ## tokens per second, against transformers too (6 minutes)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.bench
 
-experiments: ## the comparisons that chapters show; resumes (20 minutes on an H100)
+experiments: ## the comparisons that chapters show; resumes (45 minutes on an H100)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.experiments
+	@$(BIN)/python -m tiny_lm.course.experiments.first_run
 
 soak:      ## 250 calls on 4 and 8 emulated GPUs, some failing on purpose (a minute)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.bench.soak
+
+newest:    ## the tests with the newest of everything, then with the oldest allowed (an hour)
+	@$(PYTHON) _versions.py newest
+	@$(PYTHON) _versions.py oldest
 
 clean:     ## forget what was built; the environment and your pieces stay
 	rm -rf _build .pytest_cache .ruff_cache

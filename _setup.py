@@ -97,7 +97,7 @@ def digest(names, *more):
 
 
 def up_to_date(stamp, key):
-    return stamp.is_file() and stamp.read_text() == key
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == key
 
 
 def stamp_of(extra):
@@ -109,7 +109,7 @@ def usable():
     settings = VENV / "pyvenv.cfg"
     if not settings.is_file():
         return False
-    for line in settings.read_text().splitlines():
+    for line in settings.read_text(encoding="utf-8").splitlines():
         made_by, _, command = line.partition("=")
         if made_by.strip() == "command" and not command.strip().endswith(str(VENV)):
             return False
@@ -154,7 +154,7 @@ def follow(command):
     count, started, lines = 0, time.monotonic(), []
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command, universal_newlines=True, cwd=str(ROOT), **piped)
-    with process, LOG.open("a") as log:
+    with process, LOG.open("a", encoding="utf-8", errors="replace") as log:
         for line in process.stdout:
             log.write(line)
             lines.append(line)
@@ -182,7 +182,7 @@ def quiet_kernels():
     """Leave out a warning of every kernel: they listen on this machine alone."""
     settings = VENV / "etc" / "ipython" / "ipython_kernel_config.py"
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text('c.IPKernelApp.log_level = "ERROR"\n')
+    settings.write_text('c.IPKernelApp.log_level = "ERROR"\n', "utf-8")
 
 
 def install(extra):
@@ -199,7 +199,7 @@ def install(extra):
     constraints = ["--constraint", "constraints.txt"]
     follow(pip + ["install"] + constraints + ["--editable", wanted])
     quiet_kernels()
-    stamp_of(extra).write_text(key)
+    stamp_of(extra).write_text(key, encoding="utf-8")
 
 
 def npm_command():
@@ -222,7 +222,7 @@ def install_browser_files():
     say("Installing the browser files of the site (a few seconds)")
     quiet = ["--no-audit", "--no-fund", "--ignore-scripts"]
     follow(npm_command() + ["ci"] + quiet)
-    stamp.write_text(key)
+    stamp.write_text(key, encoding="utf-8")
 
 
 def main(extra):

@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 PLACE = re.compile(
-    r'(?:<figure class="[^"]*" id="(?P<id>[^"]*)">)'
+    r'(?:<figure class="[^"]*" id="(?P<id>[^"]*)")'
     r'|<span class="caption-number" data-kind="(?P<kind>\w+)"></span>'
 )
 LINK = re.compile(r'<a class="to-figure" data-name="([^"]*)"></a>')

@@ -12,10 +12,12 @@ from typing import Any
 
 import captions
 import citations
+import course_map
 import execution_key
 import explorers
 import folds
 import front_card
+import side_by_side
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
@@ -43,7 +45,7 @@ REPAIRS = {
 
 def repository(root: Path) -> str:
     """The course's public address, or nothing while there is none."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     return project.get("urls", {}).get("Repository", "")
 
 
@@ -139,13 +141,15 @@ def refuse_foreign_loads(app: Sphinx, exception: Exception | None) -> None:
         return
     found = []
     for page in sorted(Path(app.outdir).rglob("*.html")):
-        found += [f"{page.name}: {load}" for load in foreign_loads(page.read_text())]
+        loads = foreign_loads(page.read_text("utf-8"))
+        found += [f"{page.name}: {load}" for load in loads]
     if found:
         raise ExtensionError("pages load from other servers:\n" + "\n".join(found))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    for part in (front_card, folds, captions, citations, explorers):
+    parts = (front_card, course_map, folds, captions, citations, explorers)
+    for part in (*parts, side_by_side):
         part.setup(app)
     app.add_config_value("course_look", "", "html")  # a new look rewrites all pages
     app.connect("config-inited", configure)

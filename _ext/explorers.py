@@ -14,6 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 FOLDER = "tiny_lm/course/explorers"
+MODEL = "_model.js"  # the numbers of an explorer, beside the file that draws them
 EXPORT = "export default "
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BOX = re.compile(r'<div data-explorer="(\w+)"')
@@ -53,11 +54,12 @@ def carry_explorers(app: Sphinx) -> None:
         return
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy2(folder / "explorer.css", target)
-    kit = (folder / "kit.js").read_text(encoding="utf-8")
-    for file in folder.glob("*.js"):
-        if file.name != "kit.js":
-            script = page_script(file.stem, kit, file.read_text(encoding="utf-8"))
-            (target / file.name).write_text(script, encoding="utf-8")
+    for model in folder.glob(f"*{MODEL}"):
+        name = model.name.removesuffix(MODEL)
+        files = (folder / "kit.js", model, folder / f"{name}.js")
+        *shared, module = (file.read_text(encoding="utf-8") for file in files)
+        script = page_script(name, "\n".join(shared), module)
+        (target / f"{name}.js").write_text(script, encoding="utf-8")
 
 
 def load_explorers(

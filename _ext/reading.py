@@ -21,7 +21,7 @@ from myst_parser.parsers.mdit import create_md_parser
 WORDS_A_MINUTE, LINES_A_MINUTE = 100, 5
 EXTENSIONS = ("amsmath", "attrs_block", "attrs_inline", "colon_fence", "deflist")
 FOLDED = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
-UNREAD = {"after-lab", "bibliography", "toctree", "image"}
+UNREAD = {"after-lab", "bibliography", "course-map", "glue", "image", "toctree"}
 SILENT_ROLES = {"cite", "cite:p", "cite:t", "eq"}
 DIRECTIVE = re.compile(r"\{([\w:-]+)\}\s*(.*)")
 ROLE_TARGET = re.compile(r"\s*<[^>]*>$")
@@ -38,6 +38,7 @@ class Reading:
     sentences: list[str] = field(default_factory=list)
     shown_lines: int = 0  # of code cells and fenced code
     included_lines: int = 0  # of `literalinclude`
+    shown_code: list[str] = field(default_factory=list)  # the text of both
 
     @property
     def words(self) -> int:
@@ -100,19 +101,26 @@ def _read(text: str, path: Path, reading: Reading) -> None:
 def _read_fence(token: Token, path: Path, reading: Reading) -> None:
     found = DIRECTIVE.fullmatch(token.info.strip())
     if not found:
-        reading.shown_lines += _lines(token.content)
+        _show(token.content, reading)
         return
     name, title = found.groups()
     options, body = split_options(token.content)
     if name == "code-cell":
         if not FOLDED & set(tags_of(options)):
-            reading.shown_lines += _lines(body)
+            _show(body, reading)
     elif name == "literalinclude":
-        reading.included_lines += included(path.parent / title, options)
+        code = included(path.parent / title, options)
+        reading.included_lines += _lines(code)
+        reading.shown_code.append(code)
     elif name not in UNREAD and not name.startswith("math"):
-        if name.startswith("admonition"):
+        if name.startswith(("admonition", "grid-item-card")):
             _read(title, path, reading)
         _read(body, path, reading)
+
+
+def _show(code: str, reading: Reading) -> None:
+    reading.shown_lines += _lines(code)
+    reading.shown_code.append(code)
 
 
 def split_options(content: str) -> tuple[dict, str]:
@@ -133,16 +141,16 @@ def tags_of(options: dict) -> list[str]:
     return tags if isinstance(tags, list) else [t.strip() for t in tags.split(",")]
 
 
-def included(path: Path, options: dict) -> int:
-    """How many lines a `literalinclude` shows."""
+def included(path: Path, options: dict) -> str:
+    """The code that a `literalinclude` shows."""
     text = path.read_text(encoding="utf-8")
     if "pyobject" not in options:
-        return _lines(text)
+        return text
     body = ast.parse(text).body
     for name in str(options["pyobject"]).split("."):
         node = next(n for n in body if getattr(n, "name", None) == name)
         body = node.body
-    return _lines("\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno]))
+    return "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
 
 
 def _lines(code: str) -> int:

@@ -390,9 +390,10 @@ def next_byte_probabilities(
     ### BEGIN SOLUTION
     p = (logits / temperature).softmax(dim=-1)
     ordered, order = p.sort(descending=True)
-    before = ordered.cumsum(-1) - ordered
+    gone = ordered.cumsum(-1) - ordered >= top_p
+    gone[0] = False  # the likeliest stays, even where top_p is 0
     kept = torch.zeros_like(p)
-    kept[order] = ordered.masked_fill(before >= top_p, 0.0)
+    kept[order] = ordered.masked_fill(gone, 0.0)
     return kept / kept.sum()
     ### END SOLUTION
 

@@ -19,7 +19,7 @@
 # You write what keeps them busy, plug your layer into a language model, train it, and look at what its experts read.
 #
 # You need lab 1, or PyTorch and the idea of a transformer.
-# The chapters [Conditional computation](../chapters/02_moe/conditional_computation.md) and [Balance](../chapters/02_moe/balance.md) tell the story behind each task.
+# The chapters [Conditional computation](../chapters/02_moe/conditional_computation.md) and [How to balance](../chapters/02_moe/balance.md) tell the story behind each task.
 #
 # **How a task works.** Replace the last line of the stub, run it, run the check below it.
 # `hint(1)`, `hint(2)` and `hint(3)` go from a nudge to almost the line; `show_solution()` shows ours once you have tried.
@@ -42,6 +42,7 @@ from tiny_lm import config, costs, data, generate, model, moe
 from tiny_lm.course.checks import hint, show_solution  # noqa: F401
 from tiny_lm.course.checks import moe as check
 from tiny_lm.course.figures import baseline as figures
+from tiny_lm.course.figures import experts as drawings
 from tiny_lm.course.labs import pieces
 from tiny_lm.course.labs.steps import training_steps
 from tiny_lm.layers import swiglu
@@ -192,6 +193,16 @@ for south in (-1.0, 0.0, 0.5, 1.0):
 # Return the biased scores with everything outside a token's `top_groups` best groups set to −inf.
 # Not to 0: a biased score can be negative, and then a forbidden expert would win.
 
+# %%
+drawings.group_limit(
+    [0.9, 0.1, 0.6, 0.5, 0.8, 0.7, 0.2, 0.3], num_groups=4, top_groups=2, top_k=4
+).captioned(
+    "Four groups of two experts, two groups allowed; a group counts by the sum of its "
+    "two best. The four that are chosen are filled.",
+    alt="Eight boxes with biased scores in four frames of two. The sums are 1.0, 1.1, "
+    "1.5 and 0.5; the second and third frame are kept, their experts are filled.",
+)
+
 
 # %%
 def limit_groups(
@@ -244,6 +255,14 @@ for name, choice in (("no limit", anywhere), ("limit", limited)):
 # A Python loop over tokens would take N·k tiny products.
 # Turn it round: let each expert read all of its tokens in one product.
 # A loop over experts is fine.
+
+# %%
+drawings.sorted_rows(["a", "b", "c"], [[0, 2], [2, 1], [0, 1]]).captioned(
+    "Three tokens with two experts each. In the middle their six rows, sorted by expert: "
+    "each expert's rows lie together, and each result goes back to its token.",
+    alt="Lines lead from three tokens to six rows that are sorted by their expert, two "
+    "rows for each of three experts, and from the rows back to the tokens.",
+)
 
 
 # %%
@@ -416,7 +435,7 @@ print("  ".join(f"{share:.1%}" for share in (last / last.sum()).tolist()))
 # %% [markdown]
 # The routing has *collapsed*; in the picture, the line at 1 is an even share.
 # At first all tokens look alike to the router, so all go one way; and an expert that is not chosen gets no gradient: it stays as it was made.
-# (The usual story is another, that the rich get richer. The chapters put it to the test.)
+# (The usual story is another, that the rich get richer. The chapter [Why routers collapse](../chapters/02_moe/collapse.md) puts it to the test.)
 # You paid the memory of 16 experts and got the use of a handful.
 
 # %% [markdown]
@@ -491,7 +510,7 @@ print("your biases:", [round(b, 2) for b in sorted(even.routers[0].bias.tolist()
 # The loss moves by little: these models have read too little for sixteen experts to be worth much more than a handful.
 # A second seed, or a few steps more before the time was up, may move it as far.
 # What balance buys here is that all experts learn at all.
-# The chapter [Balance](../chapters/02_moe/balance.md) shows longer runs, three seeds each, with the spread beside the difference.
+# The chapter [How to balance](../chapters/02_moe/balance.md) shows longer runs, three seeds each, with the spread beside the difference.
 
 # %% [markdown]
 # ## Task 2.7
@@ -557,7 +576,7 @@ for name, b in (("most even", row_losses.argmin()), ("least", row_losses.argmax(
 # (The loss can dip below 1: the bias sends tokens to experts that they scored lower.)
 # That need not be bad: experts that know something *should* be chosen by sequences that need it.
 # So the loss gets a tiny weight, enough to keep a sequence from the extreme.
-# The bias, which looks at the whole batch, does the work; the chapter [Balance](../chapters/02_moe/balance.md) has the experiment that says so.
+# The bias, which looks at the whole batch, does the work; the chapter [How to balance](../chapters/02_moe/balance.md) has the experiment that says so.
 
 # %% [markdown]
 # ## Task 2.8

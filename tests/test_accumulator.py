@@ -135,5 +135,5 @@ def test_bad_arguments_are_refused():
         with pytest.raises(ValueError, match=f"multiple of 32, got {bad}"):
             tensor_core_matmul(codes, codes, promote_every=bad)
     scale = torch.ones(1, 1)
-    with pytest.raises(ValueError, match="unknown order 'any'; there are: scale, add"):
+    with pytest.raises(ValueError, match="unknown order 'any'; there are: fused"):
         scaled_matmul(codes, scale, codes, scale, 32, "any")

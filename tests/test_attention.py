@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tiny_lm.attention import Cache, MultiHeadAttention, attend
+from tiny_lm.attention import MultiHeadAttention, attend
 from tiny_lm.config import MHAConfig
 
 
@@ -68,7 +68,34 @@ def test_the_cache_costs_keys_and_values_of_every_kv_head(num_kv_heads):
     assert cache.bytes_per_token == 2 * num_kv_heads * 8 * 8  # float64
 
 
-def test_a_full_cache_says_how_much_it_holds():
-    cache = Cache(1, 2, (3,), like=torch.zeros(1))
-    with pytest.raises(ValueError, match="holds 2 positions, asked 3"):
-        cache.append(torch.zeros(1, 3, 3))
+def test_padding_is_seen_by_nobody():
+    q, k, v = (_normal(2, 3, 6, 4, seed=seed) for seed in range(3))
+    hidden = torch.tensor([[False] * 6, [True, True] + [False] * 4])
+    padded = attend(q, k, v, 0.5, hidden)
+    alone = attend(q[1:, :, 2:], k[1:, :, 2:], v[1:, :, 2:], 0.5)
+    assert torch.allclose(padded[:1], attend(q[:1], k[:1], v[:1], 0.5), atol=1e-12)
+    assert torch.allclose(padded[1:, :, 2:], alone, atol=1e-12)
+    assert padded.isfinite().all()
+
+
+@pytest.mark.parametrize("num_queries", [1, 3, 6])
+def test_heads_of_a_group_read_one_key_value_head(num_queries):
+    q = _normal(2, 4, num_queries, 8)
+    k, v = _normal(2, 2, 6, 8, seed=1), _normal(2, 2, 6, 5, seed=2)
+    repeated = [x.repeat_interleave(2, dim=1) for x in (k, v)]
+    wanted = attend(q, *repeated, 0.3)
+    assert torch.allclose(attend(q, k, v, 0.3), wanted, atol=1e-12)
+
+
+def test_a_position_beyond_the_tables_is_refused():
+    attention = _attention(2)
+    with pytest.raises(ValueError, match="position 32 lies beyond max_len=32"):
+        attention(_normal(1, 33, 16))
+
+
+def test_the_cache_is_read_where_it_lies():
+    attention = _attention(2)
+    cache = attention.new_cache(3, 8)
+    attention(_normal(3, 4, 16), cache)
+    k = cache.stores[0][..., : cache.length, :]
+    assert k.flatten(0, 1).data_ptr() == cache.stores[0].data_ptr()

@@ -7,6 +7,7 @@ import torch
 
 from tiny_lm.config import tiny
 from tiny_lm.course.bench import __main__ as command
+from tiny_lm.course.bench import fp8 as bench_fp8
 from tiny_lm.course.bench import replay as bench_time
 from tiny_lm.course.bench import training as bench
 from tiny_lm.course.bench.oracle import transformers_config
@@ -46,6 +47,12 @@ def test_a_million_records_are_a_million_records():
     tapes = bench_time.moe_tapes(8, 100)
     assert [len(tape.records) for tape in tapes] == [1000] * 8
     assert all(tape.records[5].sent_bytes(tape.rank) == 7 * 32 * 7392 for tape in tapes)
+
+
+def test_quantising_is_timed_beside_a_copy_of_as_much():
+    tiles, *finer = bench_fp8.quantisation_against_memory(side=64)
+    assert tiles.aim == "≤ 2" and "GB/s" in tiles.limit and tiles.value > 1
+    assert [result.name.split(" / ")[0] for result in finer] == ["MXFP8", "NVFP4"]
 
 
 def test_the_command_prints_and_writes_what_each_part_measured(

@@ -205,6 +205,43 @@ def test_the_build_stops_at_a_picture_from_another_server(book):
     assert "index.html: <img src=https://elsewhere.example/a.png>" in ran.stderr
 
 
+MEETS = """# A page that waits for another
+
+```{code-cell} ipython3
+import os, time
+from pathlib import Path
+Path("NAME.here").touch()
+for _ in range(300):
+    if Path("OTHER.here").exists():
+        break
+    time.sleep(0.1)
+Path("NAME.runs").open("a").write(os.environ["OMP_NUM_THREADS"])
+print("met" if Path("OTHER.here").exists() else "alone")
+```
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_pages_run_side_by_side_and_once_but_one_that_measures_time_alone(book):
+    toc = (book / "_toc.yml").read_text()
+    pages = ("one", "two", "timed")
+    for name, other in zip(pages, ("two", "one", "one"), strict=True):
+        text = MEETS.replace("NAME", name).replace("OTHER", other)
+        if name == "timed":
+            text = text.replace("import os", "import timeit, os")
+        (book / "chapters" / f"{name}.md").write_text(HEADER + text)
+    more = "".join(f"  - file: chapters/{name}\n" for name in pages)
+    (book / "_toc.yml").write_text(toc + more)
+    ran = build(book)
+    (book / "_toc.yml").write_text(toc)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+    assert "ran chapters/one.md" in ran.stdout
+    assert "ran chapters/timed.md" not in ran.stdout
+    for name in ("one", "two"):
+        assert "met" in (book / "_build/html/chapters" / f"{name}.html").read_text()
+        assert (book / "chapters" / f"{name}.runs").read_text() == "1", "ran twice"
+
+
 @pytest.fixture
 def code(tmp_path) -> Path:
     (tmp_path / "tiny_lm").mkdir()
@@ -245,3 +282,17 @@ def test_old_caches_are_removed_and_recent_ones_kept(code, tmp_path):
         folders.append(execution_key.cache_folder(code, tmp_path / "_build"))
         os.utime(folders[-1], (version, version))
     assert [folder.is_dir() for folder in folders] == [False, False, True, True, True]
+
+
+def test_a_second_build_in_the_same_folder_is_refused(tmp_path):
+    hold = f"""
+import sys; from pathlib import Path; sys.path.insert(0, {str(ROOT / "_ext")!r})
+import execution_key; execution_key.hold(Path({str(tmp_path)!r}))
+"""
+    execution_key.hold(tmp_path)
+    execution_key.hold(tmp_path)  # the same build asks twice
+    command = [sys.executable, "-c", hold]
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert f"another build is at work in {tmp_path}" in second.stderr
+    execution_key._held.pop(tmp_path).close()
+    subprocess.run(command, check=True)

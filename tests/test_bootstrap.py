@@ -13,9 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Calls(list):
-    """Commands that would have been run; those that contain `fail` do fail."""
+    """Commands that would have been run; those that contain `fail` do fail.
 
-    fail = ""
+    held: what the constraints said, a file that is gone afterwards
+    """
+
+    fail = held = ""
 
 
 @pytest.fixture
@@ -25,6 +28,9 @@ def calls(monkeypatch):
     def run(command, **_):
         command = [str(part) for part in command]
         made.append(command)
+        if "--constraint" in command:
+            file = Path(command[command.index("--constraint") + 1])
+            made.held = file.read_text()
         code = int(bool(made.fail) and made.fail in command)
         return subprocess.CompletedProcess(command, code, "", "no such thing")
 
@@ -63,9 +69,9 @@ def test_on_colab_the_unpacked_course_is_installed_under_colabs_own_versions(
     (pip,) = calls
     assert pip[1:4] == ["-m", "pip", "install"]
     assert pip[-2:] == ["--editable", str(course)]
-    held = Path(pip[pip.index("--constraint") + 1]).read_text()
-    assert f"torch=={bootstrap.version('torch')}\n" in held
-    assert f"numpy=={bootstrap.version('numpy')}\n" in held
+    assert f"torch=={bootstrap.version('torch')}\n" in calls.held
+    assert f"numpy=={bootstrap.version('numpy')}\n" in calls.held
+    assert not Path(pip[pip.index("--constraint") + 1]).exists()
     assert Path.cwd() == course / "labs"
     told = capsys.readouterr().out
     assert "Kept: torch" in told and "Installed: nothing" in told
@@ -108,6 +114,9 @@ def test_the_labs_own_version_is_fetched_and_else_the_newest(
     assert "taking the newest" in capsys.readouterr().out
     calls.fail = address
     with pytest.raises(RuntimeError, match="git could not fetch"):
+        bootstrap.fetch_course(address, "v1")
+    (tmp_path / "course").mkdir()
+    with pytest.raises(RuntimeError, match="course is there, and no course in it"):
         bootstrap.fetch_course(address, "v1")
 
 

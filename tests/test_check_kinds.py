@@ -155,6 +155,14 @@ def twice(x, rate):
     return 2 * rate * x, x.argsort(dim=-1), float(x.sum())
 
 
+def squared(x, rate):
+    return scaled(x * x, rate)
+
+
+def residual(x, rate):
+    return x + rate * x, x.argsort(dim=-1), float(x.sum())
+
+
 def nothing(x, rate):
     rate * x
 
@@ -163,9 +171,9 @@ KINDS = {
     through_data: "wrote into what the caller handed over",
     through_numpy_memory: "wrote into what the caller handed over",
     leaves_gradients: "left gradients",
-    seeds: "To seed the global random numbers",
-    seeds_numpy: "To seed the global random numbers",
-    draws_with_python: "To seed the global random numbers",
+    seeds: "Global random numbers were",
+    seeds_numpy: "Global random numbers were",
+    draws_with_python: "Global random numbers were",
     switches_dtype: "everything that runs afterwards",
     switches_gradients_off: "everything that runs afterwards",
     number_as_tensor: "a plain number is promised",
@@ -181,8 +189,10 @@ KINDS = {
     squeezed: "A dim of size 1 got lost",
     cut_off: "Without a gradient",
     rate_ignored: "Is `rate` used?",
-    rows_repeated: "Row 0 is right",
-    twice: "times what is wanted",
+    rows_repeated: "of y, replaced by its first row",
+    twice: "`rate` doubled",
+    squared: "`x` squared",
+    residual: "`x` itself was added",
     nothing: "A function without `return`",
 }
 
@@ -229,7 +239,7 @@ def test_a_models_mode_belongs_to_the_caller():
 # ---- mistakes
 
 
-def test_a_mistake_that_fits_everywhere_is_named_and_one_that_fits_here_perhaps(task):
+def test_a_mistake_that_fits_everywhere_is_named_and_others_perhaps(task):
     task.properties[0].mistake("The rate came twice.")(
         lambda x, rate: (rate * rate * x, *scaled(x, rate)[1:])
     )
@@ -237,11 +247,11 @@ def test_a_mistake_that_fits_everywhere_is_named_and_one_that_fits_here_perhaps(
         "The rate came twice."
     )
 
-    def on_hand_alone(x, rate):
+    def with_few_rows(x, rate):
         y, *rest = scaled(x, rate)
-        return (rate * y if rate == 2.0 else y / 3), *rest
+        return (rate * y if len(x) != 4 else y / 3), *rest
 
-    assert because(task, on_hand_alone) == "Perhaps: The rate came twice."
+    assert because(task, with_few_rows) == "Perhaps: The rate came twice."
 
 
 def test_two_mistakes_at_once_are_both_named(task):
@@ -251,6 +261,30 @@ def test_two_mistakes_at_once_are_both_named(task):
         return -rate * x, x.argsort(dim=-1), float(x.max())
 
     assert because(task, both) == "Two things at once. A. And: B."
+
+
+def test_a_count_that_is_off_is_told_in_terms_of_the_arguments():
+    def size(width, layers):
+        return 2 * width * width * layers
+
+    made = Task(
+        id="0.4",
+        lab="00_demo",
+        title="Count it",
+        name="size",
+        piece="demo.size",
+        difficulty=1,
+        minutes=1,
+        points=1,
+        reference=size,
+        hints=("a", "b", "c"),
+    )
+    made.asks("counts", case(3, 2), case(5, 4), case(7, 1))
+    try:
+        told = because(made, lambda w, n: 2 * w * w * n + 3 * w * n)
+        assert told == "3 · width · layers too many."
+    finally:
+        del TASKS["0.4"]
 
 
 def test_an_edit_must_find_its_text_once():

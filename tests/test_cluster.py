@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from cloudpickle import register_pickle_by_value
 
-from tiny_lm.gpus import comm, mesh
+from tiny_lm.gpus import comm, mesh, start
 from tiny_lm.gpus.launch import Cluster
 from tiny_lm.gpus.mesh import Mesh
 
@@ -24,8 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 INTERRUPTED = """
 import os, time
 from tiny_lm.gpus.launch import Cluster
+from tiny_lm.journal import Bar
 
 def loop(rank):
+    Bar(total=1, disable=True)  # a bar of tqdm's would leave a semaphore behind
     print(os.getpid(), flush=True)
     time.sleep(60)
 
@@ -115,6 +118,38 @@ def test_a_call_sees_the_callers_folder_and_settings(gpus, tmp_path, monkeypatch
     monkeypatch.setenv("SET_LATE", "yes")
     seen = gpus.run(lambda rank: (Path.cwd(), os.environ["SET_LATE"]))
     assert seen == [(tmp_path, "yes")] * 3
+
+
+def test_a_clock_that_is_set_ends_no_call(gpus, monkeypatch):
+    hours = iter(range(10**6))
+    monkeypatch.setattr(time, "time", lambda: 3600.0 * next(hours))
+    assert gpus.run(_sum, timeout_s=30.0) == [3.0] * 3
+    assert time.time() < 3600 * 10**5
+
+
+def test_surroundings_in_which_ranks_cannot_meet_are_refused(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 90)
+    with pytest.raises(ValueError, match="too long a path for sockets.*set TMPDIR to"):
+        Cluster(2)
+
+    def nowhere():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(ValueError, match="no folder for temporary files: No usable"):
+        Cluster(2)
+
+
+@pytest.mark.parametrize("name", ["_INHERITED", "_PID"])
+def test_a_folder_that_was_handed_down_outlives_the_ranks(name, monkeypatch):
+    folder, around = start.meeting_place()
+    assert Path(folder).parent == Path(around)
+    os.rmdir(folder)
+    value = {"_INHERITED": around, "_PID": os.getppid()}[name]
+    monkeypatch.setattr(start, name, value)
+    folder, around = start.meeting_place()
+    assert around is None
+    os.rmdir(folder)
 
 
 def test_groups_and_messages_of_a_call_end_with_it(gpus):

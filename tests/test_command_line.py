@@ -1,5 +1,6 @@
 """The command line, as a user meets it: a process, its output, its exit code."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny_lm import __main__ as command
+from tiny_lm import console
 from tiny_lm.__main__ import main
 
 
@@ -36,13 +39,21 @@ def trained(tmp_path_factory) -> tuple[Path, dict, subprocess.CompletedProcess]:
 def test_train_ends_in_one_json_line_with_everything_promised(trained):
     out, summary, result = trained
     promised = """preset ranks steps loss val_loss tokens_per_s params_total
-        params_active kv_bytes_per_token bytes_sent seconds run"""
+        params_active kv_bytes_per_token bytes_sent emulated seconds run"""
     assert set(promised.split()) == set(summary)
     assert summary["ranks"] == 4
     assert summary["steps"] == 4
     assert len(result.stdout.splitlines()) == 1
     assert "loss=" in result.stderr
     assert "MaxVio=" in result.stderr
+
+
+def test_the_last_step_is_emulated_on_the_twin_and_on_two_real_machines(trained):
+    emulated = trained[1]["emulated"]
+    assert list(emulated) == ["scaled_twin", "h800", "h100"]
+    for times in emulated.values():
+        assert times["step_ms"] > times["exposed_comm_ms"] > 0
+    assert emulated["h800"]["exposed_comm_ms"] > emulated["h100"]["exposed_comm_ms"]
 
 
 def test_a_run_leaves_its_four_files(trained):
@@ -57,6 +68,23 @@ def test_generate_continues_the_prompt(trained, capfdbinary):
     assert code == 0
     assert printed.startswith(b"the ")
     assert len(printed) == len(b"the ") + 20 + 1
+    bad = ["generate", str(trained[0]), "--prompt", "the ", "--bytes", "4093"]
+    for option in ([], ["--temperature", "nan"], ["--top-p", "0"]):
+        assert main([*(bad if not option else bad[:-2]), *option]) == 2
+    assert capfdbinary.readouterr().out == b""  # refused before anything is written
+    assert (
+        main(["generate", str(trained[0]), "--prompt", "\udcff", "--bytes", "1"]) == 0
+    )
+    assert capfdbinary.readouterr().out.startswith(b"\xff")
+
+
+def test_a_sample_is_printed_on_a_console_that_knows_ascii(trained, monkeypatch):
+    out, summary, _ = trained
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
+    monkeypatch.setattr(command, "generate", lambda *_: "π \ufffd")
+    assert console.run(lambda: command._print_summary(summary, as_json=False)) == 0
+    assert raw.getvalue().endswith(rb"def \u03c0 \ufffd" + b"\n")
 
 
 def test_torchrun_joins_its_own_ranks(tmp_path):

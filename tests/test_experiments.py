@@ -13,7 +13,14 @@ from tiny_lm.course.experiments import attentions, fp8_plan, plan, read
 from tiny_lm.course.experiments.corpus import Sources
 from tiny_lm.course.experiments.plan import SHORT, Run
 from tiny_lm.course.experiments.pool import Pool
-from tiny_lm.course.experiments.records import MOE_NAMES, Store, Text, assemble
+from tiny_lm.course.experiments.records import (
+    MOE_NAMES,
+    Store,
+    Text,
+    assemble,
+    trained,
+    write_json,
+)
 from tiny_lm.course.experiments.training import train_run
 from tiny_lm.data import Corpus, Document
 from tiny_lm.model import LanguageModel
@@ -51,8 +58,14 @@ def _session(folder: Path, jobs: int = 1, word: str = "word") -> command.Session
     text = Text.of(sources, len(parts[0]), len(parts[1]))
     store = Store(folder / "runs", text, "fp32")
     pool = Pool(store, parts, "cpu", "a commit", jobs, progress=False)
-    mla = attentions.Scale.toy()
-    return command.Session(SHORT, sources, pool, folder, fp8_plan.SHORT, mla)
+    return command.Session(
+        SHORT,
+        sources,
+        pool,
+        folder,
+        fp8_plan.experiments(short=True),
+        attentions.Scale.toy(),
+    )
 
 
 def _run(**changes: object) -> Run:
@@ -107,14 +120,16 @@ def test_a_token_reads_four_of_any_number_of_experts():
 
 
 def test_every_comparison_has_its_seeds_and_its_model_s_learning_rate():
-    equal, fewer, balance, experts = plan.comparisons(SHORT, RATES)
-    for experiment, number in ((equal, 10), (fewer, 10), (balance, 3)):
+    equal, other, fewer, balance, experts = plan.comparisons(SHORT, RATES)
+    for experiment, number in ((equal, 10), (other, 10), (fewer, 10), (balance, 3)):
         for label in {run.label for run in experiment.runs}:
             seeds = [r.training.seed for r in experiment.runs if r.label == label]
             assert seeds == list(range(number))
     for run in (*equal.runs, *fewer.runs, *balance.runs, *experts.runs):
         lr = RATES["dense" if run.config.moe is None else "moe"]
         assert (run.training.lr, run.training.final_lr) == (lr, lr / 10)
+    for run in other.runs:
+        assert run.training.lr == RATES["moe" if run.config.moe is None else "dense"]
 
 
 def test_the_shorter_runs_have_a_schedule_of_their_own():
@@ -195,6 +210,39 @@ def test_a_second_call_trains_nothing_and_writes_the_same(recorded):
     assert read("moe_equal_flops", recorded) == first
 
 
+def test_unchanged_runs_of_a_recorded_result_are_taken_over(recorded, tmp_path):
+    equal, *_ = plan.comparisons(SHORT, RATES)
+    sweep = plan.learning_rates(SHORT)
+    result = read("moe_learning_rate", recorded)
+    store = _session(tmp_path).pool.store
+    store.take_over([*equal.runs, *sweep.runs], result)
+    assert trained(equal, store).runs == () and trained(sweep, store) == sweep
+    assert assemble(sweep, store) == result
+    for change in ({"precision": "bf16"}, {"corpus": {"sha256": "another"}}):
+        store = _session(tmp_path / str(change)).pool.store
+        store.take_over(sweep.runs, result | change)
+        assert trained(sweep, store).runs == ()
+
+
+def test_what_ran_out_of_time_is_written_with_the_runs_that_are_done(
+    recorded, tmp_path
+):
+    rates = _session(recorded).best_rates(plan.learning_rates(SHORT))
+    before = tmp_path / "before"
+    sweep = "moe_learning_rate"
+    write_json(before / f"{sweep}.json", read(sweep, recorded))
+    session = replace(_session(tmp_path), recorded=before)
+    late = replace(session, pool=replace(session.pool, deadline=0.0))
+    late.record(["moe_other_rate"])  # the sweep is there, and nothing was started
+    assert list(tmp_path.glob("*.json")) == [tmp_path / "moe_learning_rate.json"]
+    first = plan.other_rate(SHORT, rates).runs[0]
+    session.pool.train([first])
+    late.record(["moe_other_rate"])
+    (run,) = read("moe_other_rate", tmp_path)["runs"]
+    assert (run["label"], run["seed"]) == ("moe", 0)
+    assert run["training"]["lr"] == rates["dense"]
+
+
 def test_a_changed_text_is_trained_on_anew(recorded):
     runs = list(plan.learning_rates(SHORT).runs)
     assert _session(recorded).pool.unfinished(runs) == []
@@ -218,7 +266,7 @@ def _runs(folder: Path) -> list[dict]:
 
 
 def test_what_two_experiments_share_is_trained_once_and_keeps_its_weights(tmp_path):
-    equal, _, balance, _ = plan.comparisons(SHORT, RATES)
+    equal, _, _, balance, _ = plan.comparisons(SHORT, RATES)
     todo = _session(tmp_path).pool.unfinished([*balance.runs, *equal.runs])
     assert len(todo) == 20 + 9 - 3
     kept = [run for run in todo if run.keep_weights]

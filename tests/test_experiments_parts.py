@@ -92,6 +92,10 @@ def test_what_is_no_packed_corpus_is_refused(sources, tmp_path):
     path.write_bytes(b"plain text")
     with pytest.raises(ValueError, match="corpus.xz is not a packed corpus"):
         unpack(path)
+    with pytest.raises(ValueError, match="cannot write .*corpus.xz: File exists"):
+        pack(sources, path)
+    assert path.read_bytes() == b"plain text"
+    path.unlink()
     pack(sources, path)
     text = lzma.decompress(path.read_bytes())
     path.write_bytes(lzma.compress(text[:-1]))

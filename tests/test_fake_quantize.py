@@ -46,7 +46,7 @@ def matrix(*shape, seed=0):
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 def test_every_rounding_equals_the_quantizer(way, rule):
     region, size, group = way
-    for to, shape in product(FORMATS.values(), [(64, 96), (50, 80), (3, 5)]):
+    for to, shape in product(FORMATS.values(), [(64, 96), (50, 80), (3, 5), (0, 8)]):
         x = matrix(*shape)
         (fast,) = fake_quantize(x, Rounding(region, size, rule, to))
         assert torch.equal(fast, Quantizer(to, group, rule)(x))

@@ -23,6 +23,7 @@ from tiny_lm.course.experiments.fp8_training import (
 )
 from tiny_lm.course.experiments.pool import Pool
 from tiny_lm.course.experiments.records import FP8_NAMES, Store, Text
+from tiny_lm.course.experiments.records import read as read_record
 from tiny_lm.data import Corpus, Document
 from tiny_lm.gpus import mesh
 from tiny_lm.model import LanguageModel
@@ -31,7 +32,7 @@ from tiny_lm.parallel.wire import fp8_wire
 from tiny_lm.quantize import Quantizer
 
 ARMS = fp8_plan.arms("tiny")
-TOY = fp8_plan.SHORT["tiny"]
+TOY = fp8_plan.TOY
 
 
 def session(folder: Path, **changes) -> command.Session:
@@ -41,8 +42,10 @@ def session(folder: Path, **changes) -> command.Session:
     parts = data.split(sources.corpus, min_bytes=65)
     store = Store(folder / "runs", Text.of(sources, *map(len, parts)), "fp32")
     pool = Pool(store, parts, "cpu", "a commit", progress=False, **changes)
+    experiments = fp8_plan.experiments(short=True)
+    of_tiny = {name: experiments[name] for name in ("fp8_pairs", "fp8_branches")}
     mla = attentions.Scale.toy()
-    return command.Session(plan.SHORT, sources, pool, folder, {"tiny": TOY}, mla)
+    return command.Session(plan.SHORT, sources, pool, folder, of_tiny, mla)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,15 +97,24 @@ def test_the_full_length_is_more_than_a_thousand_steps_of_two_models():
 
 
 def test_branches_start_from_the_first_fp32_run_of_the_pairs():
-    pairs = fp8_plan.pairs("tiny", TOY)
+    pairs = fp8_plan.pairs("any", "tiny", TOY)
     start = pairs.runs[0]
     assert start.label == fp8_plan.PLAIN and start.keep_weights
     assert not any(run.keep_weights for run in pairs.runs[1:])
-    assert {run.start for run in fp8_plan.branches("tiny", TOY).runs} == {start}
+    assert {
+        run.start for run in fp8_plan.branches("fp8_branches", "tiny", TOY).runs
+    } == {start}
+
+
+def test_branches_without_a_gpu_start_from_the_same_checkpoint():
+    full = fp8_plan.experiments()
+    starts = {full[name].runs[0].start for name in ("fp8_branches", "fp8_branches_cpu")}
+    assert starts == {full["fp8_pairs"].runs[0]}
+    assert full["fp8_branches_wide"].runs[0].start == full["fp8_pairs_wide"].runs[0]
 
 
 def test_seeds_come_one_after_the_other_so_that_a_cut_leaves_whole_ones():
-    runs = fp8_plan.branches("tiny", replace(TOY, branch_seeds=2)).runs
+    runs = fp8_plan.branches("fp8_branches", "tiny", replace(TOY, branch_seeds=2)).runs
     seeds = [run.training.seed for run in runs]
     assert seeds == sorted(seeds) and len(runs) == 2 * len(fp8_plan.arms("tiny"))
 
@@ -171,7 +183,7 @@ def test_a_branch_starts_where_the_pair_ended(recorded):
 
 def test_a_run_that_breaks_says_so_and_is_measured_before_it_broke(tmp_path):
     parts = session(tmp_path).pool.parts
-    broken = replace(fp8_plan.pairs("tiny", TOY).runs[0], label="broken")
+    broken = replace(fp8_plan.pairs("any", "tiny", TOY).runs[0], label="broken")
     breaks = replace(broken.training, lr=1e30, final_lr=1e30, warmup_steps=0)
     ticks = []
     _, curves = train_exact(
@@ -233,11 +245,11 @@ def test_a_second_call_trains_nothing(recorded):
 def test_after_the_deadline_nothing_starts_and_the_record_says_what_is_missing(
     recorded, tmp_path
 ):
-    late = session(tmp_path, deadline=time.time() - 1)
+    late = session(tmp_path, deadline=time.monotonic() - 1)
     late.record(["fp8_branches"])
     assert list(tmp_path.iterdir()) == []
     store = session(recorded).pool.store
-    more = fp8_plan.branches("tiny", replace(TOY, branch_seeds=2))
+    more = fp8_plan.branches("fp8_branches", "tiny", replace(TOY, branch_seeds=2))
     record = result(more, store)
     assert [seed for _, seed in record["missing"]] == [1] * len(fp8_plan.arms("tiny"))
     with pytest.raises(ValueError, match="fp8_branches: no run is done"):
@@ -246,7 +258,7 @@ def test_after_the_deadline_nothing_starts_and_the_record_says_what_is_missing(
 
 def test_what_decides_an_exact_run_is_in_its_name(tmp_path):
     store = session(tmp_path).pool.store
-    run = fp8_plan.branches("tiny", TOY).runs[0]
+    run = fp8_plan.branches("fp8_branches", "tiny", TOY).runs[0]
     others = [
         replace(run, moved=True),
         replace(run, start=None),
@@ -257,3 +269,14 @@ def test_what_decides_an_exact_run_is_in_its_name(tmp_path):
     paths = {store.path(each) for each in (run, *others)}
     assert len(paths) == len(others) + 1
     assert replace(store, precision="bf16 products").path(run) == store.path(run)
+
+
+def test_what_the_hardware_did_is_a_record_too():
+    record = read_record("hardware_bits")
+    assert "H100" in record["device"] and record["torch"] and record["driver"]
+    for case in record["accumulation"]:
+        wanted = "no promotion" if case["case"].endswith("fast") else None
+        wanted = wanted or "promotion every 128"
+        assert case["models"][wanted]["equal"] == 1
+    for case in record["scaled"]:
+        assert case["models"]["fused"]["equal"] == 1

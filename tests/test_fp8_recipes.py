@@ -175,3 +175,28 @@ def test_multiplied_in_fp8_are_all_matrices_but_embedding_gate_and_head():
     left = {n for n, p in model.named_parameters() if p.dim() > 1} - found
     routers = {f"blocks.{n}.ffn.router.weight" for n in (1, 2, 3)}
     assert left == {"embedding.weight", "head.weight"} | routers
+
+
+# --- message ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scales": "fp16"}, "scales is one of fp32, round_up, ocp_floor, got 'fp16'"),
+        ({"weights": "rows"}, "weights is one of tiles, blocks, tensor, got 'rows'"),
+        ({"gradient_format": "e2m1"}, "gradient_format is one of e4m3, e5m2"),
+        ({"masters": "none"}, "masters is one of fp32, bf16, fp8"),
+        (ALONE | {"wire": False}, "nothing is FP8"),
+        (ALONE | {"head": True}, "gate and head are FP8 in the products that are"),
+        ({"tile": 0}, "tile must be positive"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(**changes)
+
+
+def test_a_group_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="a group has at least one value"):
+        Quantizer(group=(0, 32))

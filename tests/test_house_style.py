@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tiny_lm"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SCRIPTS = [ROOT / "_setup.py", *sorted((ROOT / "_ext").glob("*.py"))]
+SCRIPTS = [*sorted(ROOT.glob("_*.py")), *sorted((ROOT / "_ext").glob("*.py"))]
+BROWSER = sorted([*PACKAGE.rglob("*.js"), *(ROOT / "_static").glob("*.js")])
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 LEAVES = {"notation", "config", "parts", "recipe", "hardware", "kernels"}
@@ -153,6 +154,12 @@ def test_a_module_is_at_most_300_lines(path):
     assert lines <= 300, f"{lines} lines: split it by responsibility"
 
 
+@by_name(BROWSER)
+def test_a_script_of_the_browser_is_at_most_300_lines(path):
+    lines = len(path.read_text().splitlines())
+    assert lines <= 300, f"{lines} lines: split it by responsibility"
+
+
 @by_name(TESTS)
 def test_a_test_file_is_at_most_400_lines(path):
     lines = len(path.read_text().splitlines())
@@ -213,8 +220,8 @@ def tracked_text() -> list[Path]:
         check=True,
     )
     paths = [ROOT / name for name in listing.stdout.decode().split("\0") if name]
-    pictures = {".png", ".ico", ".woff2"}
-    return [p for p in paths if p.is_file() and p.suffix not in pictures]
+    binary = {".png", ".ico", ".woff2", ".safetensors"}
+    return [p for p in paths if p.is_file() and p.suffix not in binary]
 
 
 @pytest.mark.parametrize(

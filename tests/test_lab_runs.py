@@ -38,6 +38,7 @@ def nbval(tmp_path):
             text=True,
             timeout=300,
         )
+        print(ran.stdout)  # pytest shows it where an outcome is not as wanted
         assert report.is_file(), ran.stdout + ran.stderr
         return [outcome_of(case) for case in ElementTree.parse(report).iter("testcase")]
 

@@ -50,16 +50,26 @@ ANSWER = f"def f(x: int) -> int:\n    {BEGIN}\n    return 2 * x\n    {END}"
 
 
 @each_lab
-def test_regenerating_changes_nothing(source, monkeypatch):
-    monkeypatch.setenv("TINY_LM_LAB_STEPS", "3")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    solved = labs.with_outputs(labs.build(source))
+def test_regenerating_changes_nothing(source):
+    """Checks' texts are taken as kept: `test_lab_runs` compares them with a run."""
+    texts = labs.check_texts(read(labs.SOLUTIONS, source))
+    assert len(texts) == len(labs.list_tasks(source.stem)) and all(texts.values())
+    solved = labs.with_texts(labs.build(source), texts)
     for folder, made in (
         (labs.SOLUTIONS, solved),
         (labs.LABS, labs.without_answers(solved)),
     ):
         kept = (folder / f"{source.stem}.ipynb").read_text(encoding="utf-8")
         assert labs.text_of(made) == kept, "run `make labs` and commit what it writes"
+
+
+def test_a_run_keeps_what_checks_print_and_nothing_else():
+    cells = [nbformat.v4.new_code_cell(f"print({n})") for n in range(3)]
+    cells[1].metadata["nbgrader"] = {"grade": True}
+    made = labs.with_outputs(nbformat.v4.new_notebook(cells=cells))
+    assert [c.execution_count for c in made.cells] == [None, 2, None]
+    assert [len(c.outputs) for c in made.cells] == [0, 1, 0]
+    assert made.cells[1].outputs[0].text == "1\n"
 
 
 @each_lab
@@ -242,6 +252,10 @@ def test_lab_that_somebody_worked_in_is_put_aside(tmp_path, capsys, write_source
     path.write_text(labs.text_of(labs.without_answers(solved)))
     labs.keep_answers(path)
     assert path.exists()
+    path.write_text("{")
+    with pytest.raises(ValueError, match="01_baseline.ipynb is no notebook, so it"):
+        labs.keep_answers(path)
+    assert path.read_text() == "{"
 
 
 def test_command_writes_both_notebooks(tmp_path, monkeypatch, write_source, capsys):
@@ -264,6 +278,10 @@ def test_a_training_takes_its_steps_whatever_the_clock_says(monkeypatch):
     assert list(training_steps(1)) == [(0, 0)]
     monkeypatch.setenv("TINY_LM_LAB_STEPS", "0")
     assert list(training_steps(4)) == [(0, 0)]
+    for wrong in ("soon", "-1", "1.5"):
+        monkeypatch.setenv("TINY_LM_LAB_STEPS", wrong)
+        with pytest.raises(ValueError, match=f"is a number of steps, got '{wrong}'"):
+            next(training_steps(4))
 
 
 def test_pieces_of_a_run_lie_where_the_environment_says():

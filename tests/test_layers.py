@@ -41,6 +41,12 @@ def test_rotated_dot_products_depend_on_the_distance_alone():
     assert not torch.allclose(score(9, 4), score(9, 5), atol=1e-3)
 
 
+def test_a_slice_behind_an_odd_width_is_rotated_too():
+    cos, sin = rotary_table(4, 1)
+    x = _normal(1, 7)
+    assert torch.equal(rotate(x[:, 3:], cos, sin), rotate(x[:, 3:].clone(), cos, sin))
+
+
 def test_a_larger_theta_turns_the_later_pairs_more_slowly():
     slow, fast = rotary_table(4, 2, theta=1e6)[1], rotary_table(4, 2, theta=1e2)[1]
     assert slow[1, 0] == fast[1, 0]

@@ -79,6 +79,25 @@ def test_an_all_to_all_over_two_nodes_takes_the_slower_of_the_two_links():
     assert duration(TOY, calls("all_to_all", rows)) == 30 + 510
 
 
+def test_in_series_an_all_to_all_passes_the_network_and_then_nvlink():
+    """As above, but nothing is handed on before all has come in; two messages."""
+    rows = [(0, 50, 3, 2), (0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0)]
+    made = calls("all_to_all", rows)
+    assert duration(TOY, made, hops="series") == (30 + 5 * 100) + (7 + 50 * 10)
+    links = Links(Prices(TOY), made, hops="series")
+    links.collective(made, 0)
+    for target in (1, 2):  # both of its ports are kept to the end
+        assert links.message(0, target, 1, 0)[0] == 1037
+
+
+def test_an_exchange_of_one_hop_is_the_same_either_way():
+    for rows in ([(0, 5, 0, 0), (1, 0, 0, 0)], [(0, 0, 5, 1), (0, 0, 0, 0)]):
+        made = calls("all_to_all", [*rows, (0,) * 4, (0,) * 4])
+        assert duration(TOY, made, hops="series") == duration(TOY, made)
+    near = calls("all_to_all", [(0, 1, 2, 3)] * 4)
+    assert duration(ONE_NODE, near, hops="series") == duration(ONE_NODE, near)
+
+
 def test_a_ring_over_two_nodes_goes_at_the_pace_of_the_network():
     made = same("all_reduce", 4, 16)
     assert duration(TOY, made) == 2 * 3 * (FAR_ALPHA + 4 * FAR_BETA)

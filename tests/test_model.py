@@ -52,9 +52,9 @@ def test_logits_equal_those_of_transformers(bias_mean, changes):
 def test_through_the_caches_the_model_says_the_same():
     model = _randomized(0, 0.0)
     tokens = _bytes(2, 12)
-    caches = model.new_caches(batch_size=2, max_len=12)
+    context = model.new_context(batch_size=2, max_len=12)
     with torch.no_grad():
-        steps = [model(tokens[:, t : t + 1], caches) for t in range(12)]
+        steps = [model(tokens[:, t : t + 1], context) for t in range(12)]
         assert (torch.cat(steps, dim=1) - model(tokens)).abs().max() < 1e-10
 
 

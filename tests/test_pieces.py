@@ -1,7 +1,10 @@
 """Pieces: kept when they pass, on their own; used again; carried between machines."""
 
+import base64
+import json
 import math
 import textwrap
+import zlib
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ def empty_folder(tmp_path, monkeypatch):
     """Every test has a folder of its own, and nothing checked yet."""
     monkeypatch.setenv("TINY_LM_PIECES", str(tmp_path / "pieces"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pieces, "_memory", {})
     for task in (TASK, check.task_1_2):
         monkeypatch.setattr(task, "accepted", None)
         monkeypatch.setattr(task, "attempts", 0)
@@ -263,3 +267,78 @@ def test_load_refuses_a_name_that_would_leave_the_folder():
     packed = zlib.compress(json.dumps({"../../x.y": "1"}).encode())
     with pytest.raises(ValueError, match="named part.function"):
         pieces.load(pieces.MARK + base64.b64encode(packed).decode())
+
+
+# ---- where nothing can be written
+
+
+@pytest.fixture
+def unwritable(tmp_path, monkeypatch):
+    """A place for pieces that even an administrator cannot write to."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TINY_LM_PIECES", str(tmp_path / "file" / "pieces"))
+
+
+def test_where_nothing_can_be_written_a_piece_stays_in_memory(unwritable, capsys):
+    TASK(bits_per_byte)
+    assert pieces.use(NAME, bits_per_byte) is bits_per_byte
+    told = capsys.readouterr().out
+    assert "kept in memory until this kernel ends, because" in told
+    assert "cannot be written (Not a directory)" in told
+    assert "1 of 6 tasks passed" in told
+    TASK.accepted = None
+    found = pieces.use(NAME)  # as a later cell or lab of this kernel does
+    assert found is not TASK.reference
+    assert "yours, as kept in memory" in capsys.readouterr().out
+    assert "1 of 6 tasks passed" in pieces.progress("01_baseline")
+
+
+def test_pieces_in_memory_are_packed_and_loaded_as_others_are(
+    unwritable, tmp_path, monkeypatch, capsys
+):
+    pieces.save(NAME, another)
+    packed = pieces.pack(tmp_path / "file" / "pieces.txt")
+    assert "1 pieces in this line; " in capsys.readouterr().out
+    pieces.load(packed)
+    assert "the same is here already" in capsys.readouterr().out
+    monkeypatch.setenv("TINY_LM_PIECES", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(pieces, "_memory", {})
+    pieces.load(packed)
+    assert "def another(" in pieces.path_of(NAME).read_text()
+
+
+def test_a_piece_that_can_be_written_again_leaves_memory(unwritable, monkeypatch):
+    pieces.save(NAME, bits_per_byte)
+    monkeypatch.setenv("TINY_LM_PIECES", "here")
+    pieces.save(NAME, another)
+    assert not pieces._memory and "def another(" in pieces.path_of(NAME).read_text()
+
+
+def test_packing_overwrites_packed_pieces_and_nothing_else(tmp_path):
+    pieces.save(NAME, bits_per_byte)
+    pieces.pack("pieces.txt")
+    pieces.pack("pieces.txt")
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="thesis.txt holds something else"):
+        pieces.pack("thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("packed", [[], {"moe.route": 3}, "text"])
+def test_a_packed_text_with_something_else_in_it_is_refused(packed):
+    text = base64.b64encode(zlib.compress(json.dumps(packed).encode())).decode()
+    with pytest.raises(ValueError, match="holds no pieces|named part.function"):
+        pieces.load(pieces.MARK + text)
+
+
+def test_a_long_text_that_is_no_file_is_refused_and_not_repeated():
+    with pytest.raises(ValueError, match="neither a file nor the line") as caught:
+        pieces.load("x" * 10_000)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_kept_piece_that_cannot_be_read_says_so(capsys):
+    pieces.save(NAME, bits_per_byte)
+    pieces.path_of(NAME).write_bytes(b"\xff")
+    assert pieces.use(NAME) is TASK.reference
+    assert "bits_per_byte.py is not UTF-8 text" in capsys.readouterr().out

@@ -44,7 +44,9 @@ def test_a_picosecond_that_has_begun_counts():
 def test_a_product_on_an_h100_takes_what_was_measured():
     real = Prices(machine("h100").achieving(H100_MEASURED))
     seconds = real.kernel_ps(2 * 8192**3, 3 * 2 * 8192**2, "bf16") / 1e12
-    assert seconds == pytest.approx(2 * 8192**3 / 785e12 + 9e-6)
+    assert seconds == pytest.approx(
+        2 * 8192**3 / H100_MEASURED.bf16_flops_per_s + H100_MEASURED.launch_s
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,19 @@ import torch
 from einops import rearrange
 
 from tiny_lm.fake_quantize import ALONG_ROWS, ALONG_TOKENS, Rounding, fake_quantize
+from tiny_lm.formats import E2M1, bits_of
 from tiny_lm.quantize import (
     DEEPSEEK,
     E4M3,
     E5M2,
+    Quantizer,
     ScaleRule,
     dequantize_blocks,
     dequantize_tiles,
     fake_quantize_blocks,
     fake_quantize_tiles,
+    mxfp8,
+    nvfp4,
     quantize_blocks,
     quantize_tiles,
     round_to,
@@ -273,6 +277,38 @@ def test_the_error_is_at_most_a_sixteenth_of_a_value_or_half_the_smallest_step()
     error = (dequantize_tiles(codes, scales, 128) - x).abs()
     half_step = scales.repeat_interleave(128, -1) * E4M3.smallest_subnormal / 2
     assert (error <= torch.maximum(x.abs() / 16, half_step) * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (70, 45), (3, 70, 45)], ids=str)
+def test_tiles_and_blocks_are_the_quantizer_s(shape):
+    x = awkward(*shape)
+    for group, (codes, scales) in (
+        ((1, 32), quantize_tiles(x, 32)),
+        ((32, 32), quantize_blocks(x, 32)),
+    ):
+        wanted, wanted_scales = Quantizer(group=group).quantize(x)
+        assert torch.equal(bits_of(codes), bits_of(wanted))
+        assert torch.equal(scales, wanted_scales)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "num_bytes"),
+    [
+        (Quantizer(group=(None, None)), 256 * 512 + 4),
+        (Quantizer(group=(1, None)), 256 * 512 + 4 * 256),
+        (Quantizer(group=(1, 128)), 256 * 512 + 4 * 256 * 4),
+        (Quantizer(group=(128, 128)), 256 * 512 + 4 * 8),
+        (mxfp8(), 256 * 512 + 256 * 16),
+        (nvfp4(), 256 * 512 // 2 + 256 * 32 + 4),
+    ],
+    ids=["tensor", "row", "tile", "block", "mxfp8", "nvfp4"],
+)
+def test_bytes_are_codes_and_scales(quantizer, num_bytes):
+    assert quantizer.num_bytes(256, 512) == num_bytes
+    codes, scales = quantizer.quantize(normal(256, 512))
+    held = codes.numel() * (0.5 if quantizer.to is E2M1 else 1)
+    held += scales.numel() * quantizer.rule.num_bytes
+    assert held + 4 * quantizer.rule.of_whole_tensor == num_bytes
 
 
 # --- message ---

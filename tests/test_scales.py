@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_lm.formats import E2M1, E4M3, E5M2
 from tiny_lm.scales import (
@@ -60,6 +61,27 @@ def test_every_rule_gives_every_region_a_scale_one_can_divide_by(rule):
 
 def test_the_smallest_amax_that_deepseek_knows_is_1e_4():
     assert DEEPSEEK.scales(torch.tensor(1e-9)) == pytest.approx(1e-4 / 448)
+
+
+class Divisors(TorchDispatchMode):
+    """What is divided by."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.div.Tensor:
+            self.found.append(args[1])
+        return function(*args, **(kwargs or {}))
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+
+@pytest.mark.parametrize("rule", [AMAX, ROUND_UP, NVFP4], ids=["amax", "up", "nvfp4"])
+def test_no_rule_divides_by_a_plain_number_for_a_gpu_would_multiply(rule):
+    with Divisors() as divisors:
+        rule.scales(torch.rand(8))
+    assert divisors.found
+    assert all(isinstance(by, torch.Tensor) for by in divisors.found)
 
 
 # --- equivalence ---

@@ -120,6 +120,10 @@ OVERFLOW = """() => {
     .map(e => e.outerHTML.slice(0, 120)).concat("(page too wide)");
 }"""
 
+CHOPPED = """() => [...document.querySelectorAll(".bd-article div.math mjx-container")]
+  .filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.innerText.replace(/\\s+/g, " ").slice(0, 60))"""
+
 UNSEEN = """() => [...document.images]
   .filter(image => !image.complete || image.naturalWidth === 0)
   .map(image => image.src)"""
@@ -149,6 +153,7 @@ def test_pages_read_well_in_every_light_and_width(browser, address, scheme, widt
         page = visit.open(f"{address}/{name}")
         assert page.locator("html").get_attribute("data-theme") == scheme
         problems += [f"{name}: too wide: {e}" for e in page.evaluate(OVERFLOW)]
+        problems += [f"{name}: chopped formula: {e}" for e in page.evaluate(CHOPPED)]
         problems += [f"{name}: not drawn: {e}" for e in page.evaluate(UNSEEN)]
         problems += [f"{name}: no alt text: {e}" for e in page.evaluate(SILENT)]
         maths = page.locator(".math").count()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tiny_lm.course.figures.captions import figcaption, inline
+from tiny_lm.course.figures.captions import Sample, figcaption, inline
 from tiny_lm.course.figures.style import (
     NARROW,
     WIDTH,
@@ -43,7 +43,7 @@ def test_a_picture_without_words_is_a_bare_image_and_one_with_words_a_figure():
     bare = drawing()
     assert bare._repr_html_() is None and bare._repr_svg_() == bare.svg
     shown = bare.captioned("It *rises*.", alt=ALT, name="rise")._repr_html_()
-    assert '<figure class="drawing" id="fig-rise">' in shown
+    assert '<figure class="drawing" id="fig-rise" style=' in shown
     assert "It <em>rises</em>." in shown
     assert shown.count(f'aria-label="{ALT}"') == 2
     assert repr(bare.captioned("", alt=ALT)) == ALT
@@ -104,3 +104,10 @@ def test_a_heat_map_gets_a_scale_with_its_meaning():
     figure, ax = new_figure(2.0)
     color_key(figure, ax.imshow([[0, 1]]), ax, "weight")
     assert figure.axes[-1].get_ylabel() == "weight"
+
+
+def test_a_sample_is_shown_as_it_was_written():
+    sample = Sample("a < b\n", "At *0.7*.")
+    assert "<pre>a &lt; b\n</pre>" in sample._repr_html_()
+    assert "At <em>0.7</em>." in sample._repr_html_()
+    assert repr(sample).startswith("a < b")

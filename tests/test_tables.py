@@ -25,6 +25,11 @@ def test_html_names_rows_and_columns_and_sets_numbers_right():
     assert "a &lt; b" in page and "What is <em>left</em>." in page
 
 
+def test_a_column_without_a_heading_has_an_empty_cell_there():
+    page = table([("a", 1)], {"": "", "n": "d"}, caption="x")._repr_html_()
+    assert '<thead><tr><td></td><th scope="col" class="number">n</th>' in page
+
+
 def test_a_reader_with_a_keyboard_can_move_a_wide_table():
     assert 'tabindex="0" role="region" aria-label="What is *left*."' in (
         SHOWN._repr_html_()

@@ -1,5 +1,7 @@
 """Tapes: what a record says, bytes as the meter counts them, and the file."""
 
+import json
+
 import pytest
 
 from tiny_lm.gpus import comm, launch, mesh
@@ -101,10 +103,53 @@ def test_a_group_of_many_ranks_is_written_once():
 
 
 def test_what_is_no_tape_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no tape: not JSON"):
+    with pytest.raises(ValueError, match="no tape: cut short or not JSON"):
         tape.from_json("hello")
     with pytest.raises(ValueError, match="wanted format 'tiny_lm tape 1', got None"):
         tape.from_json("[]")
     (tmp_path / "x.json").write_text('{"format": "tiny_lm tape 0"}')
     with pytest.raises(ValueError, match="got 'tiny_lm tape 0'"):
         tape.load(tmp_path / "x.json")
+
+
+DAMAGES = {
+    "needs rank, groups and records": {"records": None},
+    "needs rank, groups": {"rank": "3"},
+    "it needs rank": {"rank": True},
+    "needs rank, groups and": {"groups": [3]},
+    "record 0 is 'kernel'|needs rank": {"records": ["kernel"]},
+    r"record 1 is \['kernel'\]": {"records": [["mark", 1], ["kernel"]]},
+    r"record 0 is \['colonel'.*\('colonel'\)": {"records": [["colonel", "mm", 1, 1]]},
+    "flops cannot be -1": {"records": [["kernel", "mm", -1, 0]]},
+    "flops cannot be '8'": {"records": [["kernel", "mm", "8", 0]]},
+    "num_bytes cannot be 1.5": {"records": [["kernel", "mm", 1, 1.5]]},
+    "list index out of range": {
+        "records": [["collective", "sum", "all_reduce", [8], 7, 0]]
+    },
+    "kind is one of all_reduce": {"records": [["collective", "sum", "sum", [8], 0, 0]]},
+    "event cannot be None": {"records": [["wait", None]]},
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_a_damaged_tape_is_one_line_that_names_file_and_record(message, tmp_path):
+    whole = {"format": tape.FORMAT, "rank": 0, "groups": [[0, 1]], "records": []}
+    path = tmp_path / "rank0.json"
+    path.write_text(json.dumps(whole))
+    assert tape.load(path).records == ()
+    path.write_text(json.dumps(whole | DAMAGES[message]))
+    with pytest.raises(ValueError, match=f"rank0.json: .*({message})") as caught:
+        tape.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tape_that_was_cut_or_cannot_be_read_is_named(tmp_path):
+    text = Tape(3, RECORDS).to_json()
+    (tmp_path / "cut.json").write_text(text[: len(text) // 2])
+    with pytest.raises(ValueError, match=r"cut.json: .*cut short or not JSON"):
+        tape.load(tmp_path / "cut.json")
+    with pytest.raises(ValueError, match="cannot read .*none.json: No such file"):
+        tape.load(tmp_path / "none.json")
+    (tmp_path / "latin.json").write_bytes(b"\xe9")
+    with pytest.raises(ValueError, match="latin.json: .*codec can't decode"):
+        tape.load(tmp_path / "latin.json")

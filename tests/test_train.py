@@ -20,6 +20,7 @@ from tiny_lm.train import (
     evaluate,
     learning_rate,
     run,
+    steps,
     train_step,
 )
 
@@ -195,6 +196,35 @@ def test_a_run_learns_and_its_folder_holds_everything(tmp_path):
     assert evaluated == pytest.approx(summary["val_loss"], rel=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("tiny", 1), ("tiny", 4), ("tiny_dense", 3)]
+)
+def test_equal_seeds_have_an_equal_emulated_step(tmp_path, name, ranks):
+    """`tiny_dense` has no experts to share, so that three ranks can have it."""
+    training = TrainConfig(steps=2, batch_size=12, seq_len=32, warmup_steps=1)
+    runs_of = (
+        Job(config=preset(name), training=training, ranks=ranks, out=tmp_path / number)
+        for number in "12"
+    )
+    one, two = (run(job)["emulated"] for job in runs_of)
+    assert one == two
+    assert set(one) == {"scaled_twin", "h800", "h100"}
+    assert bool(one["h800"]["exposed_comm_ms"]) is (ranks > 1)
+
+
+def test_recording_the_last_step_changes_no_number(tmp_path):
+    training = TrainConfig(steps=2, batch_size=4, seq_len=32, warmup_steps=1)
+    job = Job(config=preset("tiny"), training=training, ranks=1, out=tmp_path)
+    found = []
+    for tapes in (None, []):
+        model = build_model(job.config, mesh.solo(), seed=1)
+        parts = read_corpus(job)[1:]
+        for metrics in steps(job, model, mesh.solo(), parts, tapes):
+            found.append((metrics["loss"], metrics["grad_norm"], metrics["load"]))
+    assert found[:2] == found[2:]
+    assert len(tapes) == 1 and tapes[0].records
+
+
 def _evaluate(job: Job, model: torch.nn.Module) -> float:
     _, *parts = read_corpus(job)
     return evaluate(model, batches(job, *parts)[1], mesh.solo())
@@ -234,6 +264,7 @@ def test_emulated_ranks_and_a_gpu_do_not_go_together(tmp_path, monkeypatch):
 
 
 def test_a_run_is_settled_while_it_trains_and_not_longer(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "3")  # another launcher's: no torchrun is here
     seen = []
     record = journal.report
     monkeypatch.setattr(

@@ -102,9 +102,14 @@ def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(to_json(summary))
         return
+    emulated = summary.pop("emulated")
     for name, value in summary.items():
         shown = f"{value:,}" if isinstance(value, int) else value
         print(f"{name:>20}  {shown}")
+    for name, times in emulated.items():
+        step, exposed = times["step_ms"], times["exposed_comm_ms"]
+        words = f"{step:,.1f} ms a step, {exposed:,.1f} of it waiting for bytes"
+        print(f"{name:>20}  {words} (emulated)")
     text = generate(runs.load_model(Path(summary["run"])), SAMPLE_PROMPT, SAMPLE_BYTES)
     print(f"\nIt writes, after {SAMPLE_PROMPT!r}:\n\n{SAMPLE_PROMPT}{text}")
 

@@ -6,15 +6,20 @@ Source: attention; gqa
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
+from tiny_lm import passes
+from tiny_lm.cache import Cache
 from tiny_lm.config import MHAConfig
 from tiny_lm.kernels import Work, fused, num_bytes, precision
-from tiny_lm.layers import PLAIN, Linear, Products, rotary_table, rotate
+from tiny_lm.layers import PLAIN, FullPrecision, Linear, Products, rotary_table, rotate
+from tiny_lm.rope import Place, place
 
 
-def attention_work(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Work, Work]:
+def attention_work(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, hidden: Tensor | None = None
+) -> tuple[Work, Work]:
     """What attention costs as one kernel that keeps the scores on the chip.
 
     Only the keys that a query may see are multiplied, half of them in training, and
@@ -34,61 +39,38 @@ def attention_work(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Work,
 @fused("attention", attention_work)
 def attend(
     q: Float[Tensor, "B H T qk"],
-    k: Float[Tensor, "B #H S qk"],
-    v: Float[Tensor, "B #H S v"],
+    k: Float[Tensor, "B G S qk"],
+    v: Float[Tensor, "B G S v"],
     scale: float,
+    hidden: Bool[Tensor, "B S"] | None = None,
 ) -> Float[Tensor, "B H T v"]:
     """Each position mixes the values of the positions up to its own.
 
     The last query sits at the last key: with T < S the queries are the newest T
-    positions, which is how a cache is read. A single key-value head serves them all.
-
-    Source: attention, eq. 1
-    """
-    T, S = q.shape[-2], k.shape[-2]
-    future = torch.full((T, S), float("-inf"), dtype=q.dtype, device=q.device)
-    scores = (q * scale) @ k.transpose(-1, -2) + future.triu(S - T + 1)
-    return scores.softmax(dim=-1) @ v
-
-
-class Cache:
-    """What one attention layer remembers of the tokens it has seen.
-
-    Room for `max_len` positions is taken at once, so that appending copies nothing.
+    positions, which is how a cache is read. A key-value head serves H / G heads: their
+    queries stand below each other as rows of one product, and nothing is copied.
 
     Args:
-        widths: one tensor "B S width" is kept for each; their sum is what a token
-            costs, in elements.
+        hidden: padding, which nobody sees. A position that sees nothing else gets a
+            mean of what there is, and nobody reads it.
+
+    Source: attention, eq. 1; gqa
     """
-
-    def __init__(
-        self, batch_size: int, max_len: int, widths: tuple[int, ...], like: Tensor
-    ) -> None:
-        self.length = 0
-        self.max_len = max_len
-        self.stores = [like.new_empty(batch_size, max_len, width) for width in widths]
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes that one more token of one sequence takes in this layer."""
-        return sum(s.shape[-1] * s.element_size() for s in self.stores)
-
-    def append(self, *new: Float[Tensor, "B T _"]) -> list[Float[Tensor, "B S _"]]:
-        """Add the newest positions and return all of them.
-
-        Raises:
-            ValueError: the cache is full.
-        """
-        end = self.length + new[0].shape[1]
-        if end > self.max_len:
-            raise ValueError(f"the cache holds {self.max_len} positions, asked {end}")
-        for store, x in zip(self.stores, new, strict=True):
-            store[:, self.length : end] = x
-        self.length = end
-        return [store[:, :end] for store in self.stores]
+    if hidden is None and q.shape == k.shape and passes.suit(q, k, v):
+        return passes.causal_attention(q, k, v, scale)  # training, on a CPU
+    (T, S), G = (q.shape[-2], k.shape[-2]), k.shape[1]
+    rows = q.reshape(q.shape[0], G, -1, q.shape[-1])
+    scores = (rows * scale) @ k.transpose(-1, -2)
+    if T > 1:
+        future = torch.full((T, S), float("-inf"), dtype=q.dtype, device=q.device)
+        scores = scores + future.triu(S - T + 1).repeat(q.shape[1] // G, 1)
+    if hidden is not None:
+        nobody = torch.finfo(q.dtype).min  # minus infinity would make NaN of a row
+        scores = scores.masked_fill(hidden[:, None, None], nobody)
+    return (scores.softmax(dim=-1) @ v).reshape(*q.shape[:-1], v.shape[-1])
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(FullPrecision):
     """Every head has its own query; `num_kv_heads` keys and values are shared by them.
 
     Source: attention; gqa
@@ -114,27 +96,42 @@ class MultiHeadAttention(nn.Module):
 
     def new_cache(self, batch_size: int, max_len: int) -> Cache:
         """An empty cache: keys and values of every key-value head."""
-        d_kv = self.config.num_kv_heads * self.config.d_head
-        return Cache(batch_size, max_len, (d_kv, d_kv), like=self.kv.weight)
+        head = (self.config.num_kv_heads, self.config.d_head)
+        return Cache(batch_size, max_len, [head, head], like=self.kv.weight)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], cache: Cache | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        cache: Cache | None = None,
+        place: Place | None = None,
     ) -> Float[Tensor, "B T D"]:
-        c, T = self.config, x.shape[1]
-        start = 0 if cache is None else cache.length
-        cos, sin = self.cos[start : start + T], self.sin[start : start + T]
+        """Attention over this call's positions and, through a cache, all before them.
+
+        Args:
+            place: where the tokens stand; by default behind what the cache holds.
+
+        Raises:
+            ValueError: the cache is full, or a position lies beyond `max_len`.
+        """
+        c = self.config
+        if place is None:
+            place = self.place(0 if cache is None else cache.length, x.shape[1])
         q = rearrange(self.q(x), "B T (H d) -> B H T d", H=c.num_heads)
-        k, v = self.kv(x).chunk(2, dim=-1)
-        k = rearrange(k, "B T (G d) -> B G T d", G=c.num_kv_heads)
-        k = rearrange(rotate(k, cos, sin), "B G T d -> B T (G d)")
+        kv = rearrange(self.kv(x), "B T (two G d) -> two B G T d", two=2, d=c.d_head)
+        k, v = rotate(kv[0], *place.per_head), kv[1]
         if cache is not None:
             k, v = cache.append(k, v)
-        k, v = (self._spread_heads(one) for one in (k, v))
-        y = attend(rotate(q, cos, sin), k, v, scale=c.d_head**-0.5)
+        y = attend(
+            rotate(q, *place.per_head), k, v, c.d_head**-0.5, hidden=place.hidden
+        )
         return self.out(rearrange(y, "B H T d -> B T (H d)"))
 
-    def _spread_heads(self, x: Float[Tensor, "B S _"]) -> Float[Tensor, "B H S d"]:
-        """Give each query head the key-value head of its group."""
-        x = rearrange(x, "B S (G d) -> B G S d", G=self.config.num_kv_heads)
-        copies = self.config.num_heads // self.config.num_kv_heads
-        return x if copies == 1 else x.repeat_interleave(copies, dim=1)
+    def place(
+        self,
+        start: int,
+        num: int,
+        positions: Int[Tensor, "B T"] | None = None,
+        hidden: Bool[Tensor, "B S"] | None = None,
+    ) -> Place:
+        """Where `num` tokens from `start` stand, or tokens at given positions."""
+        return place(self.cos, self.sin, start, num, positions, hidden)

@@ -17,6 +17,7 @@ from tiny_lm.parts import (
     MHAConfig,
     MLAConfig,
     MoEConfig,
+    YarnConfig,
     require,
     require_numbers,
     require_positive,
@@ -101,10 +102,11 @@ class ModelConfig:
         """
         fields = dict(fields)
         try:
-            latent = "d_latent_kv" in fields["attention"]
-            fields["attention"] = (MLAConfig if latent else MHAConfig)(
-                **fields["attention"]
-            )
+            attention = dict(fields["attention"])
+            if attention.get("yarn"):
+                attention["yarn"] = YarnConfig(**attention["yarn"])
+            latent = "d_latent_kv" in attention
+            fields["attention"] = (MLAConfig if latent else MHAConfig)(**attention)
             if fields.get("moe"):
                 fields["moe"] = MoEConfig(**fields["moe"])
             if fields.get("fp8"):
@@ -170,6 +172,7 @@ def deepseek_v3() -> ModelConfig:
             d_nope=128,
             d_rope=64,
             d_value=128,
+            yarn=YarnConfig(factor=40.0, original_len=4096),
         ),
         moe=MoEConfig(
             num_experts=256,

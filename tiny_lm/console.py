@@ -26,14 +26,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(command: Callable[[], object]) -> int:
-    """Run a command, say what went wrong, and return its exit code."""
+    """Run a command, say what went wrong, and return its exit code.
+
+    Args:
+        command: what it returns is the exit code if it is a number.
+    """
     speak_anywhere()
     try:
-        command()
+        code = command()
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-        return 0
+        return code if isinstance(code, int) else 0
     except BrokenPipeError:
         _say_nothing_more()
         return 141

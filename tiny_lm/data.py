@@ -271,7 +271,8 @@ class Batches:
         # The CPU generator keeps 32 bits of its seed: a hash keeps (seed, step) apart.
         digest = hashlib.sha256(f"{self.seed}/{step}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-        return torch.randint(len(self.windows), (self.batch_size,), generator=generator)
+        high, shape = len(self.windows), (self.batch_size,)
+        return torch.randint(high, shape, generator=generator, device="cpu")
 
 
 class EvalBatches(Batches):
@@ -288,8 +289,8 @@ class EvalBatches(Batches):
         if num_batches < 1:
             raise ValueError(f"{num_batches=} must be positive")
         last, count = len(self.windows) - 1, num_batches * batch_size
-        starts = torch.linspace(0, last, count, dtype=torch.float64).long()
-        self.starts = starts.view(num_batches, batch_size)
+        starts = torch.linspace(0, last, count, dtype=torch.float64, device="cpu")
+        self.starts = starts.long().view(num_batches, batch_size)
 
     def __len__(self) -> int:
         return len(self.starts)

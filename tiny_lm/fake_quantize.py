@@ -13,6 +13,7 @@ out of one reading.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from tiny_lm.formats import E4M3, Format, round_
 from tiny_lm.scales import AMAX, Rule
 
-CHUNK = 2**17  # values rounded at a time: what is at work on them fits in 2 MiB of L2
+CHUNK = 2**18  # values rounded at a time: what is at work on them stays in the cache
 
 # Along which dims of a matrix the values share a scale.
 ALONG_ROWS, ALONG_TOKENS, BLOCKS = (-1,), (0,), (0, -1)
@@ -106,11 +107,13 @@ def fake_quantize(
     num_rows = _rows_at_a_time(x, roundings)
     scratch = x.new_empty(num_rows, x.shape[1])
     for start in range(0, len(x), max(1, num_rows)):
-        rows = slice(start, start + num_rows)
-        magnitude = torch.abs(x[rows], out=scratch[: len(x) - start])
+        chunk = x[start : start + num_rows]
+        magnitude = torch.abs(chunk, out=scratch[: len(chunk)])
         scales = [_scales(magnitude, rounding, whole) for rounding in roundings]
         for out, rounding, scale in zip(outs, roundings, scales, strict=True):
-            _round_chunk(x[rows], out[rows], rounding, scale, magnitude)
+            _round_chunk(
+                chunk, out[start : start + num_rows], rounding, scale, magnitude
+            )
     return outs
 
 
@@ -132,16 +135,20 @@ def _scales(magnitude: Tensor, rounding: Rounding, whole: Tensor | None):
     region, size, rule, to = rounding
     if rounding.per_tensor:
         return [rule.scales(whole, to, whole)]
-    inside = [-1 if dim else 1 for dim in region]
-    amaxes = (p.amax(inside, keepdim=True) for p in _parts(magnitude, size, region))
-    return [rule.scales(amax, to, whole) for amax in amaxes]
+    # Bits of numbers that are not negative are in order as integers, NaN above all, and
+    # integers are compared up to five times as fast.
+    bits = magnitude.view(torch.int32)
+    parts = ((cut.of(bits), cut.inside) for cut in _cuts(*bits.shape, size, region))
+    amaxes = (part.amax(inside, keepdim=True) for part, inside in parts)
+    return [rule.scales(amax.view(torch.float32), to, whole) for amax in amaxes]
 
 
 def _round_chunk(x, out, rounding: Rounding, scales, scratch) -> None:
     region, size, rule, to = rounding
-    scaled = _parts(out, size, region)
-    for values, y, scale in zip(_parts(x, size, region), scaled, scales, strict=True):
-        torch.div(values, scale, out=y)
+    cuts = (_EVERYTHING,) if rounding.per_tensor else _cuts(*x.shape, size, region)
+    scaled = [cut.of(out) for cut in cuts]
+    for cut, y, scale in zip(cuts, scaled, scales, strict=True):
+        torch.div(cut.of(x), scale, out=y)
     if rule.cuts_off:
         out.clamp_(-to.largest, to.largest)
     round_(out, to, scratch)
@@ -149,26 +156,55 @@ def _round_chunk(x, out, rounding: Rounding, scales, scratch) -> None:
         y.mul_(scale)
 
 
-def _parts(x: Tensor, size: int | None, region: Region) -> list[Tensor]:
-    """Views of a matrix with each dim of the region split in two: which, and where in.
+class _Cut(NamedTuple):
+    """A part of a matrix, with the dims of a region split in two: which, and where in.
 
-    The first holds whole tiles or blocks, others the shorter ones at the edges.
+    Whole tiles or blocks are one part, the shorter ones at the edges others.
     """
-    if size is None and len(region) == 2:
-        return [x]
-    parts = [x]
-    for dim in region:
-        parts = [short for part in parts for short in _split(part, size, dim)]
-    return parts
+
+    rows: slice | None
+    columns: slice | None
+    shape: tuple[int, ...] | None
+    inside: tuple[int, ...] = ()
+
+    def of(self, x: Tensor) -> Tensor:
+        """A view of it."""
+        if self.rows is not None:
+            x = x[self.rows, self.columns]
+        return x if self.shape is None else x.view(self.shape)
 
 
-def _split(x: Tensor, size: int | None, dim: int) -> list[Tensor]:
-    width = x.shape[dim]
-    size = size or max(width, 1)
-    whole = width // size * size
-    if whole == width:
-        return [x.unflatten(dim, (-1, size))]
-    short = x.narrow(dim, whole, width - whole).unsqueeze(dim - 1 if dim else 0)
-    if not whole:
-        return [short]
-    return [x.narrow(dim, 0, whole).unflatten(dim, (-1, size)), short]
+_EVERYTHING = _Cut(None, None, None)
+
+
+@lru_cache(maxsize=4096)  # it is asked at every chunk
+def _cuts(
+    num_rows: int, width: int, size: int | None, region: Region
+) -> tuple[_Cut, ...]:
+    rows = _pieces(num_rows, size, 0 in region)
+    columns = _pieces(width, size, -1 in region)
+    inside = tuple(-1 if dim else 1 for dim in region)
+    return tuple(
+        _Cut(
+            None if len(rows) == len(columns) == 1 else of_rows,
+            of_columns,
+            row_shape + column_shape,
+            inside,
+        )
+        for of_rows, row_shape in rows
+        for of_columns, column_shape in columns
+    )
+
+
+def _pieces(
+    length: int, size: int | None, split: bool
+) -> list[tuple[slice, tuple[int, ...]]]:
+    """Where one dim is cut, and the shape of each piece."""
+    if not split:
+        return [(slice(0, length), (length,))]
+    size = size or max(length, 1)
+    whole = length // size * size
+    pieces = [(slice(0, whole), (whole // size, size))] if whole or not length else []
+    if whole < length:
+        pieces.append((slice(whole, length), (1, length - whole)))
+    return pieces

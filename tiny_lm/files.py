@@ -77,6 +77,23 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
 
 
+def prepare(folder: Path) -> None:
+    """Make a folder if it is not there, and see that files can be written to it.
+
+    For what takes long: better refused at once than when the result is there.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    probe = folder / f".{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.open("x", encoding="utf-8").close()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
+
+
 def claim_next(parent: Path, name: str) -> Path:
     """Make `parent/name-1`, or the next number that is free.
 
@@ -115,7 +132,7 @@ def claim(folder: Path, first: str) -> None:
     if there:
         raise ValueError(f"{folder} is not empty: it holds {there[0]}")
     try:
-        (folder / first).open("x").close()
+        (folder / first).open("x", encoding="utf-8").close()
     except FileExistsError as error:
         raise ValueError(f"{folder} was taken by another program just now") from error
     except OSError as error:

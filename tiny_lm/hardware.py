@@ -13,7 +13,9 @@ such chips in nodes, their links and the costs of an event; `replay.twin` scales
 What is not known is None, and replay refuses to guess it.
 """
 
+import json
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 TERA, GIGA = 1e12, 1e9
 
@@ -26,7 +28,7 @@ class Chip:
         nvlink_bytes_per_s: both directions added up, as datasheets have it.
         nvlink_achieved_bytes_per_s: one direction, reported from real training.
         network_bytes_per_s: one direction of the InfiniBand card beside the chip.
-        network_achieved_bytes_per_s: the same, reported from real training.
+        network_achieved_bytes_per_s: what the makers of a real cluster reckon with.
     """
 
     name: str
@@ -94,6 +96,7 @@ H800 = Chip(
     nvlink_bytes_per_s=400 * GIGA,
     nvlink_achieved_bytes_per_s=160 * GIGA,
     network_bytes_per_s=50 * GIGA,
+    # Chosen for sizing; all-to-alls reached more: deepseek_isca, section 4.3.
     network_achieved_bytes_per_s=40 * GIGA,
     source="H100 datasheet; links: deepseek_v3, section 3.2; deepseek_isca",
 )
@@ -122,15 +125,27 @@ CHIPS: dict[str, Chip] = {
     chip.name.split()[0].lower(): chip for chip in (A100, H100, H800, H200, B200)
 }
 
-H100_MEASURED = Measured(
-    name="H100 SXM",
-    bf16_flops_per_s=785 * TERA,
-    fp8_tensorwise_flops_per_s=1418 * TERA,
-    fp8_blockwise_flops_per_s=1147 * TERA,
-    copy_bytes_per_s=3.0 * TERA,
-    launch_s=9e-6,
-    source="measured on one H100 SXM with torch 2.11: 8192 x 8192 x 8192 products",
-)
+
+RATES = Path(__file__).with_name("hardware_rates.json")
+
+
+def read_measured(path: Path = RATES) -> Measured:
+    """What `python -m tiny_lm.course.bench.hardware` wrote on a real chip."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    rates = record["rates"]
+    return Measured(
+        name=H100.name,
+        bf16_flops_per_s=rates["bf16_flops_per_s"],
+        fp8_tensorwise_flops_per_s=rates["fp8_tensorwise_flops_per_s"],
+        fp8_blockwise_flops_per_s=rates["fp8_blockwise_flops_per_s"],
+        copy_bytes_per_s=rates["copy_bytes_per_s"],
+        launch_s=rates["launch_s"],
+        source=f"measured on one {record['device']} with torch {record['torch']}, "
+        f"{record['date']}: 8192 x 8192 x 8192 products",
+    )
+
+
+H100_MEASURED = read_measured()
 
 
 def chip(name: str) -> Chip:
@@ -215,7 +230,13 @@ class Machine:
         )
 
 
+# Of messages of 64 bytes from end to end: NVLink, and InfiniBand across two levels of
+# switches; below one switch it is 2.8 µs. Source: deepseek_isca, table 5.
+NVLINK_ALPHA_S, NETWORK_ALPHA_S = 3.33e-6, 3.7e-6
+
+
 def _cluster(chip: Chip, network_bytes_per_s: float | None, source: str) -> Machine:
+    like_h800 = chip in (H100, H800, H200)  # the links on which α was measured
     one_way = chip.nvlink_bytes_per_s / 2
     nvlink = (chip.nvlink_achieved_bytes_per_s or one_way) / one_way
     network = 1.0
@@ -230,6 +251,8 @@ def _cluster(chip: Chip, network_bytes_per_s: float | None, source: str) -> Mach
         memory_bytes_per_s=chip.memory_bytes_per_s,
         nvlink_bytes_per_s=one_way,
         network_bytes_per_s=network_bytes_per_s,
+        nvlink_alpha_s=NVLINK_ALPHA_S if like_h800 else None,
+        network_alpha_s=NETWORK_ALPHA_S if like_h800 else None,
         nvlink_efficiency=nvlink,
         network_efficiency=network,
     )
@@ -248,8 +271,9 @@ MACHINES: dict[str, Machine] = {
 def machine(name: str) -> Machine:
     """Nodes of 8 such chips at datasheet rates; the H800's links as V3 achieved them.
 
-    No launch cost and no α are published with the chips: set those that a tape needs,
-    `dataclasses.replace(machine("h800"), launch_s=…, nvlink_alpha_s=…)`.
+    No launch cost is published, and α for one generation of links alone: set those that
+    a tape needs, `dataclasses.replace(machine("h800"), launch_s=…)`, or take measured
+    ones, `machine("h800").achieving(H100_MEASURED)`.
 
     Raises:
         ValueError: no such machine; the message lists those that exist.

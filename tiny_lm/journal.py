@@ -4,6 +4,7 @@ Chapter: 06_together/full_model
 """
 
 import platform
+import threading
 from dataclasses import asdict
 from typing import Any
 
@@ -14,14 +15,25 @@ from tiny_lm import costs, data, runs
 from tiny_lm.job import Job
 
 
-def progress(job: Job, rank: int) -> tqdm:
+class Bar(tqdm):
+    """A progress bar of one process.
+
+    tqdm's own can be shared between processes and so takes a semaphore of the system.
+    Of a process that is killed, as ranks are, semaphores stay and are complained of.
+    """
+
+
+Bar.set_lock(threading.RLock())
+
+
+def progress(job: Job, rank: int) -> Bar:
     """The bar of the first rank; others have none."""
     hidden = rank > 0 or not job.progress
     about = f"training {job.config.name} on {job.ranks} rank(s)"
-    return tqdm(total=job.training.steps, desc=about, disable=hidden, unit="step")
+    return Bar(total=job.training.steps, desc=about, disable=hidden, unit="step")
 
 
-def report(job: Job, bar: tqdm, metrics: dict[str, Any]) -> None:
+def report(job: Job, bar: Bar, metrics: dict[str, Any]) -> None:
     """Keep the metrics of one step, and show the most important ones."""
     runs.append_metrics(job.out, metrics)
     shown = {"loss": f"{metrics['loss']:.3f}"}

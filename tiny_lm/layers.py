@@ -16,8 +16,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tiny_lm import passes
 from tiny_lm.kernels import Work, fused, num_bytes, precision
 from tiny_lm.matmul import ROW_MULTIPLE, grouped_linear, library, linear
+from tiny_lm.parts import YarnConfig
+from tiny_lm.rope import frequencies
 
 
 @runtime_checkable
@@ -67,6 +70,42 @@ class Products:
 PLAIN = Products(linear, grouped_linear, ROW_MULTIPLE if library() == "onednn" else 1)
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """The tensor itself, or FP32 in place of half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def refuse_autocast(x: Tensor) -> None:
+    """Which product has which precision is the config's to say.
+
+    Raises:
+        ValueError: autocast is on where this tensor is.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            "autocast is on, and this model chooses the precision of every product "
+            "itself: leave autocast; config.fp8 and model.bfloat16() are its own ways"
+        )
+
+
+class FullPrecision(nn.Module):
+    """Its buffers move with it, and are never rounded.
+
+    They hold angles, which must be exact at every position, and balance biases, whose
+    small steps would vanish: at 0.3 a BF16 number cannot change by 0.001.
+    """
+
+    def _apply(self, fn, recurse=True):
+        before = [(module, dict(module._buffers)) for module in self.modules()]
+        super()._apply(fn, recurse)
+        for module, buffers in before:
+            for name, old in buffers.items():
+                new = module._buffers[name]
+                if old is not None and new.dtype != old.dtype:
+                    module._buffers[name] = old.to(new.device)
+        return self
+
+
 class Linear(nn.Module):
     """A linear map whose product is chosen from outside."""
 
@@ -95,6 +134,8 @@ def rms_norm(
     x: Float[Tensor, "... D"], weight: Float[Tensor, " D"], eps: float
 ) -> Float[Tensor, "... D"]:
     """Each row divided by its root mean square, then scaled."""
+    if passes.suit(x, weight):
+        return passes.rms_norm(x, weight, eps)
     x = x.view_as(x)  # it is used twice: `kernels.fused` says why
     return F.rms_norm(x, weight.shape, weight, eps)
 
@@ -115,27 +156,27 @@ class RMSNorm(nn.Module):
 
 
 def rotary_table(
-    d_rope: int, max_len: int, theta: float = 10_000.0
+    d_rope: int, max_len: int, theta: float = 10_000.0, yarn: YarnConfig | None = None
 ) -> tuple[Float[Tensor, "S half"], Float[Tensor, "S half"]]:
     """Cosine and sine of the angle by which each pair turns at each position.
 
     Args:
         d_rope: width that is rotated, even; pair i turns by `theta ** (-2i / d_rope)`
             radians a position.
+        yarn: stretches the angles for longer sequences.
 
     Source: roformer
     """
     if d_rope % 2:
         raise ValueError(f"d_rope must be even, got {d_rope}")
-    pairs = torch.arange(0, d_rope, 2, dtype=torch.float64)
-    angles = torch.outer(torch.arange(max_len), theta ** (-pairs / d_rope))
+    angles = torch.outer(torch.arange(max_len), frequencies(d_rope, theta, yarn))
     return angles.cos(), angles.sin()
 
 
 def rotate(
     x: Float[Tensor, "... T rope"],
-    cos: Float[Tensor, "T half"],
-    sin: Float[Tensor, "T half"],
+    cos: Float[Tensor, "... T half"],
+    sin: Float[Tensor, "... T half"],
 ) -> Float[Tensor, "... T rope"]:
     """Turn each pair of neighbours (0, 1), (2, 3), … by the angle of its position.
 
@@ -143,9 +184,12 @@ def rotate(
     alone. Pairs are neighbours, as in DeepSeek's code; Llama pairs (i, i + rope / 2),
     so weights carried over from there need a permutation.
     """
-    pairs = torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2)))
+    precise = at_least_fp32(x).contiguous()  # half precision has no complex numbers
+    if precise.storage_offset() % 2:  # a slice behind an odd width, already contiguous
+        precise = precise.clone()
+    pairs = torch.view_as_complex(precise.unflatten(-1, (-1, 2)))
     turned = pairs * torch.complex(cos, sin)  # a turn of the complex plane
-    return torch.view_as_real(turned).flatten(-2)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
 def swiglu(gate_up: Float[Tensor, "... F2"]) -> Float[Tensor, "... F"]:

@@ -57,14 +57,14 @@ def faster_library(processor: Processor) -> str:
     family 26 (Zen 5) multiply 512 bits at once, and MKL leaves half of them unused:
     213 GFLOP/s against oneDNN's 471 on two cores. AMD's cores before them (Zen 4) take
     512 bits in two halves, so there is nothing to win; on Intel's, MKL uses all. There
-    oneDNN loses: it takes longer for each call, and copies a matrix to transpose it.
+    oneDNN loses: it copies a matrix to transpose it, so that the gradients of weights
+    take twice as long. All products of a step of `tiny`, on two cores: 66 ms by MKL
+    and 97 by oneDNN on Zen 4 (family 25), 55 and 77 on an Intel Xeon with AVX512.
     `python -m tiny_lm.course.bench.libraries` measures both, by shape.
     """
     wide = processor.maker == "AuthenticAMD" and processor.family >= AMD_ZEN_5
     wide = wide and processor.vectors == "AVX512"
-    return (
-        "onednn" if HAS_ONEDNN and wide and processor.vectors == "AVX512" else "plain"
-    )
+    return "onednn" if HAS_ONEDNN and wide else "plain"
 
 
 _library = faster_library(this_processor())
@@ -184,11 +184,16 @@ def grouped_linear(
         rows: sorted by expert.
         ends: where each expert's rows end; the last entry is R.
     """
-    if rows.dtype == torch.float64 or rows.shape[0] == 0:  # the kernel refuses both
-        return grouped_loop(rows, weight, ends)
+    if rows.dtype == torch.float64 or rows.shape[0] == 0 or _is_odd(weight):
+        return grouped_loop(rows, weight, ends)  # the kernel refuses these
     if not _is_fp32_on_cpu(rows, weight):
         return F.grouped_mm(rows, weight.mT, offs=ends)
     return _GroupedLinear.apply(rows, weight, ends)
+
+
+def _is_odd(weight: Tensor) -> bool:
+    """Whether rows of this width, in or out, would begin between two 16th bytes."""
+    return any(width * weight.itemsize % 16 for width in weight.shape[1:])
 
 
 class _GroupedLinear(torch.autograd.Function):

@@ -12,15 +12,26 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tiny_lm import fp8
-from tiny_lm.attention import Cache, MultiHeadAttention
+from tiny_lm.attention import MultiHeadAttention
+from tiny_lm.cache import Cache, Context, require_length
 from tiny_lm.config import MLAConfig, ModelConfig
-from tiny_lm.layers import PLAIN, Linear, Products, RMSNorm, SwiGLU
+from tiny_lm.layers import (
+    PLAIN,
+    FullPrecision,
+    Linear,
+    Products,
+    RMSNorm,
+    SwiGLU,
+    at_least_fp32,
+    refuse_autocast,
+)
 from tiny_lm.mla import LatentAttention
 from tiny_lm.moe import Dispatcher, MoE
+from tiny_lm.rope import Place
 from tiny_lm.router import Router
 
 
@@ -62,10 +73,13 @@ class Block(nn.Module):
             self.ffn = SwiGLU(c.d_model, c.d_ffn, products.linear)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], cache: Cache | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        cache: Cache | None = None,
+        place: Place | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, ""]]:
         """The block's output, and its balance loss: zero for a dense block."""
-        x = x + self.attention(self.attention_norm(x), cache)
+        x = x + self.attention(self.attention_norm(x), cache, place)
         found = self.ffn(self.ffn_norm(x))
         found, balance = found if isinstance(found, tuple) else (found, x.new_zeros(()))
         return x + found, balance
@@ -98,7 +112,7 @@ class MTPModule(nn.Module):
         return self.block(self.mix(both))
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(FullPrecision):
     """Scores for the next byte, from a config.
 
     Args:
@@ -134,34 +148,53 @@ class LanguageModel(nn.Module):
         """The router of every MoE layer, first layer first."""
         return [m for m in self.modules() if isinstance(m, Router)]
 
-    def new_caches(self, batch_size: int, max_len: int) -> list[Cache]:
-        """One empty cache a layer."""
-        return [b.attention.new_cache(batch_size, max_len) for b in self.blocks]
+    def new_context(
+        self, batch_size: int, max_len: int, prefix: Context | None = None
+    ) -> Context:
+        """Memory for a batch of sequences, empty or starting with what was read before.
+
+        Raises:
+            ValueError: no room for the prefix, or it comes from another model or batch.
+        """
+        caches = [b.attention.new_cache(batch_size, max_len) for b in self.blocks]
+        return Context(caches, self.config.max_len, prefix)
 
     def hidden(
-        self, tokens: Int[Tensor, "B T"], caches: list[Cache] | None = None
+        self,
+        tokens: Int[Tensor, "B T"],
+        context: Context | None = None,
+        real: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, ""]]:
         """The state after the last block, and the balance losses added up."""
-        self._check_length(tokens.shape[1] + (caches[0].length if caches else 0))
+        place = self._place(tokens, context, real)
+        caches = context.layers if context else [None] * len(self.blocks)
         x = self.embedding(tokens)
+        refuse_autocast(x)
         total = x.new_zeros(())
-        for layer, block in enumerate(self.blocks):
-            x, balance = block(x, caches[layer] if caches else None)
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x, balance = block(x, cache, place)
             total = total + balance
         return x, total
 
     def forward(
-        self, tokens: Int[Tensor, "B T"], caches: list[Cache] | None = None
+        self,
+        tokens: Int[Tensor, "B T"],
+        context: Context | None = None,
+        real: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"]:
         """Logits of the next token at every position.
 
         Args:
-            caches: of the tokens before these; they are extended in place.
+            context: of the tokens before these; it is extended in place.
+            real: False where a token is padding, for batches of unequal lengths; what
+                comes out there means nothing.
 
         Raises:
-            ValueError: the sequence is longer than `config.max_len`.
+            ValueError: there is no token, a sequence is longer than `config.max_len`,
+                the context is full or of another batch, `real` has no context, or
+                autocast is on.
         """
-        return self.head(self.norm(self.hidden(tokens, caches)[0]))
+        return self.head(self.norm(self.hidden(tokens, context, real)[0]))
 
     def loss(self, tokens: Int[Tensor, "B T1"]) -> Loss:
         """Mean cross-entropy of every token after the first, and the other terms.
@@ -192,18 +225,27 @@ class LanguageModel(nn.Module):
             total = total + balance
         return torch.stack(losses).sum() / max(len(self.mtp), 1), total
 
-    def _check_length(self, length: int) -> None:
-        if length > self.config.max_len:
-            raise ValueError(
-                f"a sequence of {length} tokens is longer than "
-                f"max_len={self.config.max_len}"
-            )
+    def _place(
+        self, tokens: Tensor, context: Context | None, real: Tensor | None
+    ) -> Place | None:
+        """Where these tokens stand, the same in all layers; None: at the beginning."""
+        if tokens.shape[1] == 0:
+            raise ValueError("there is no token to read")
+        if context is None:
+            if real is not None:
+                raise ValueError("padding needs a context: model.new_context(…)")
+            require_length(tokens.shape[1], self.config.max_len)
+            return None
+        start = context.longest
+        positions, hidden = context.advance(*tokens.shape, real)
+        num = context.longest - start
+        return self.blocks[0].attention.place(start, num, positions, hidden)
 
 
 def _cross_entropy(
     logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return F.cross_entropy(at_least_fp32(logits).flatten(0, 1), targets.flatten())
 
 
 def is_expert(name: str) -> bool:
@@ -250,4 +292,5 @@ def initialize(model: LanguageModel, seed: int) -> None:
 
 def _draw(weight: Tensor, std: float, key: str) -> None:
     generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-    weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+    alike = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
+    weight.copy_(torch.randn(weight.shape, generator=generator, **alike) * std)

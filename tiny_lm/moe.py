@@ -19,7 +19,14 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from tiny_lm.config import MoEConfig
-from tiny_lm.layers import PLAIN, GroupedMatmul, Products, SwiGLU, swiglu
+from tiny_lm.layers import (
+    PLAIN,
+    GroupedMatmul,
+    Products,
+    SwiGLU,
+    refuse_autocast,
+    swiglu,
+)
 from tiny_lm.router import Router
 
 
@@ -251,7 +258,9 @@ class MoE(nn.Module):
         self, x: Float[Tensor, "B T D"]
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, ""]]:
         """The mixture's output, and the balance loss to add to the objective."""
+        refuse_autocast(x)
         weights, experts, balance = self.router(x)
+        weights = weights.to(x.dtype)
         rows, ends, way_back = self.dispatcher.dispatch(
             x.flatten(0, 1), experts.flatten(0, 1)
         )

@@ -26,6 +26,7 @@ AXES: dict[str, str] = {
     "M": "output width of a linear layer",
     "K": "input width of a linear layer: the dim that is summed over",
     "latent": "width of a compressed latent vector",
+    "latent_rope": "latent and rope side by side, as the cache keeps them",
     "nope": "head width without position",
     "rope": "head width that carries the rotary position",
     "qk": "head width of queries and keys: nope + rope",

@@ -83,6 +83,30 @@ class MHAConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class YarnConfig:
+    """How rotary angles are stretched beyond the length that a model was trained at.
+
+    Source: yarn; deepseek_v3, section 4.3
+
+    Raises:
+        ValueError: a number is not positive, or the betas are in the wrong order.
+    """
+
+    factor: float  # s: how many times longer
+    original_len: int  # of the sequences in pre-training
+    beta_fast: float = 32.0  # pairs that turn more often keep their angle
+    beta_slow: float = 1.0  # pairs that turn less often are slowed by `factor`
+
+    def __post_init__(self) -> None:
+        require_numbers(self)
+        require_positive(self, "factor", "original_len", "beta_fast", "beta_slow")
+        require(
+            self.beta_fast > self.beta_slow,
+            f"beta_fast={self.beta_fast} must exceed beta_slow={self.beta_slow}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MLAConfig:
     """Multi-head Latent Attention: what is cached is `d_latent_kv + d_rope` wide.
 
@@ -97,12 +121,15 @@ class MLAConfig:
     d_rope: int  # d_h^R
     d_value: int  # d_h
     rope_theta: float = 10_000.0
+    yarn: YarnConfig | None = None  # in force where `max_len` exceeds `original_len`
+    cache_tile: int | None = None  # latents cached as FP8, a scale a tile (V3.2: 128)
 
     def __post_init__(self) -> None:
         require_numbers(self)
         widths = ["num_heads", "d_latent_kv", "d_nope", "d_rope", "d_value"]
-        if self.d_latent_q is not None:
-            widths.append("d_latent_q")
+        for name in ("d_latent_q", "cache_tile"):
+            if getattr(self, name) is not None:
+                widths.append(name)
         require_positive(self, *widths, "rope_theta")
         require(self.d_rope % 2 == 0, f"d_rope must be even, got {self.d_rope}")
 

@@ -59,7 +59,7 @@ def parse(text: str, vectors: str) -> Processor:
 def this_processor() -> Processor:
     """The processor that this process runs on."""
     try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
         text = platform.processor()
     return parse(text, torch.backends.cpu.get_cpu_capability())

@@ -83,11 +83,11 @@ class Quantizer:
         """What is left of x."""
         return self.dequantize(*self.quantize(x))
 
-    def num_bytes(self, M: int, K: int) -> float:
+    def num_bytes(self, M: int, K: int) -> int:
         """Codes and scales of a matrix, and the FP32 number of a two-level rule."""
         rows, columns = self.group
         regions = -(-M // (rows or M)) * -(-K // (columns or K))
-        codes = M * K * (0.5 if self.to is E2M1 else 1)
+        codes = -(-M * K // 2) if self.to is E2M1 else M * K  # two to a byte
         return codes + regions * self.rule.num_bytes + 4 * self.rule.of_whole_tensor
 
     def _sizes(self, x: Tensor) -> tuple[int, int]:

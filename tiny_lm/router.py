@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tiny_lm.config import MoEConfig
-from tiny_lm.layers import Matmul, plain
+from tiny_lm.layers import FullPrecision, Matmul, at_least_fp32, plain
 
 
 def limit_groups(
@@ -107,8 +107,8 @@ def sequence_loss(
 ) -> Float[Tensor, ""]:
     """Complementary balance loss, a mean over sequences; 1 is perfect balance.
 
-    Differs: eq. 18 counts the experts with the best raw scores. Here, as in training
-    frameworks, those count that were really chosen, bias and groups included.
+    Differs: eq. 18 counts the experts with the best raw scores, and so does
+    Megatron-Core. Here those count that were really chosen, bias and groups included.
 
     Source: deepseek_v3, eqs. 17-20
     """
@@ -121,7 +121,7 @@ def sequence_loss(
     return (f * p).sum(-1).mean()
 
 
-class Router(nn.Module):
+class Router(FullPrecision):
     """Scores every expert for every token, in full precision unless told otherwise.
 
     `load` counts the choices of the current step while training; `update_bias` reads
@@ -144,7 +144,8 @@ class Router(nn.Module):
     ) -> tuple[Float[Tensor, "B T k"], Int[Tensor, "B T k"], Float[Tensor, ""]]:
         """Weights and ids of the chosen experts, and the sequence-wise loss."""
         c = self.config
-        scores = torch.sigmoid(self.matmul(x, self.weight))
+        logits = self.matmul(at_least_fp32(x), at_least_fp32(self.weight))
+        scores = torch.sigmoid(logits)
         weights, experts = route(
             scores.flatten(0, 1), self.bias, c.top_k, c.num_groups, c.top_groups
         )

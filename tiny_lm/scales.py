@@ -18,6 +18,7 @@ by it changes no fraction bit, so the codes of the codes are the codes.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -84,7 +85,7 @@ class ScaleRule:
         whole: Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, "..."]:
         amax = amax.clamp(min=self.min_amax) if self.min_amax else amax
-        scale = torch.threshold(amax / to.largest, FP32_SMALLEST_NORMAL, 1.0)
+        scale = torch.threshold(_over(amax, to.largest), FP32_SMALLEST_NORMAL, 1.0)
         if not self.power_of_two:
             return scale
         below = power_of_two_below(scale)
@@ -133,11 +134,13 @@ class TwoLevelRule:
         to: Format = E4M3,
         whole: Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, "..."]:
+        if not amax.numel():
+            return amax
         held_as = self.held_as
         whole = amax.max() if whole is None else whole
-        common = whole / (held_as.largest * to.largest)
+        common = _over(whole, held_as.largest * to.largest)
         common = torch.threshold(common, FP32_SMALLEST_NORMAL, 1.0)
-        held = round_to(amax / to.largest / common, held_as)
+        held = round_to(_over(amax, to.largest) / common, held_as)
         return held.clamp(min=held_as.smallest_subnormal) * common
 
 
@@ -146,6 +149,21 @@ DEEPSEEK = ScaleRule(min_amax=1e-4)
 ROUND_UP = ScaleRule(power_of_two=True)
 OCP_FLOOR = FloorRule()
 NVFP4 = TwoLevelRule()
+
+
+def _over(amax: Tensor, number: float) -> Tensor:
+    """The quotient, rounded once.
+
+    By a plain number a GPU would not divide but multiply with its inverse: half of all
+    scales then differ from a CPU's in the last bit.
+    """
+    return amax / _as_tensor(number, amax.device)
+
+
+@cache
+def _as_tensor(number: float, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(number, device=device)
 
 
 def power_of_two_below(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -27,7 +27,9 @@ from tiny_lm.job import Job, batches, read_corpus
 from tiny_lm.model import LanguageModel, is_expert, multiplied_in_fp8
 from tiny_lm.parallel import shard
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
+from tiny_lm.parallel.gather_tapes import gather_tapes
 from tiny_lm.parallel.wire import fp8_wire
+from tiny_lm.replay import specs
 from tiny_lm.replay.recorder import recording
 from tiny_lm.replay.tape import Tape
 from tiny_lm.router import max_violation
@@ -76,7 +78,8 @@ def learning_rate(step: int, training: TrainConfig) -> float:
     if step < t.warmup:
         return t.lr * (step + 1) / t.warmup
     done = (step - t.warmup) / max(t.steps - t.warmup, 1)
-    cosine = torch.cos(torch.tensor(torch.pi * done, dtype=torch.float64)).item()
+    half_turn = torch.tensor(torch.pi * done, dtype=torch.float64, device="cpu")
+    cosine = half_turn.cos().item()
     return t.lowest_lr + (t.lr - t.lowest_lr) * (1 + cosine) / 2
 
 
@@ -158,9 +161,16 @@ def evaluate(model: LanguageModel, validation: data.EvalBatches, group: Group) -
 
 
 def steps(
-    job: Job, model: LanguageModel, group: Group, parts: tuple[Tensor, Tensor]
+    job: Job,
+    model: LanguageModel,
+    group: Group,
+    parts: tuple[Tensor, Tensor],
+    tapes: list[Tape] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train, and yield the metrics of every step.
+
+    Args:
+        tapes: where the last step is recorded; it gets this rank's tape of it.
 
     Raises:
         NotFinite: a loss is no number any more; the model has its last good weights.
@@ -174,9 +184,13 @@ def steps(
             parameters["lr"] = learning_rate(step, t)
         tokens = training.at(step, group.rank, group.size).to(device)
         good.before_step()
-        metrics = {"step": step + 1} | train_step(
-            model, optimizer, tokens, group, t.clip
-        )
+        metrics = {"step": step + 1}
+        if tapes is None or step + 1 < t.steps:
+            metrics |= train_step(model, optimizer, tokens, group, t.clip)
+        else:
+            done, tape = record_step(model, optimizer, tokens, group, t.clip)
+            metrics |= done
+            tapes.append(tape)
         good.check(metrics)
         if (step + 1) % t.eval_every == 0 or step + 1 == t.steps:
             metrics["val_loss"] = evaluate(model, validation, group)
@@ -200,11 +214,11 @@ def train(job: Job, group: Group, device: torch.device | str) -> dict[str, Any] 
     corpus, *parts = read_corpus(job)
     model = build_model(job.config, group, job.training.seed, device)
     shard.check_shared(model, group, is_expert)
-    metrics, stopped = {}, None
+    metrics, stopped, tapes = {}, None, []
     settled, metering = memory.settled(), comm.metering()
     with settled, metering as meter, journal.progress(job, group.rank) as bar:
         try:
-            for metrics in steps(job, model, group, tuple(parts)):
+            for metrics in steps(job, model, group, tuple(parts), tapes):
                 if group.rank == 0:
                     journal.report(job, bar, metrics)
         except NotFinite as error:
@@ -212,9 +226,11 @@ def train(job: Job, group: Group, device: torch.device | str) -> dict[str, Any] 
     sent = torch.tensor(meter.total_bytes, dtype=torch.int64, device=device)
     sent = int(comm.all_reduce(sent, group))
     state = shard.gather_state(model, group, is_expert)
+    tapes = [] if stopped else gather_tapes(*tapes, group, device)
     if group.rank:
         return None
     summary = journal.summary(job, metrics, sent)
+    summary["emulated"] = specs.emulate(tapes) if tapes else {}
     if stopped:
         summary["stopped"], summary["steps"] = str(stopped), stopped.kept
     if not stopped or stopped.kept:
@@ -248,6 +264,8 @@ def run(job: Job) -> dict[str, Any] | None:
             f"emulated GPUs are processes of the CPU: for {job.ranks} real ones start "
             f"with torchrun --nproc-per-node {job.ranks}, or take --ranks 1"
         )
+    if place is None and job.ranks > 1:
+        launch.check_temp()
     if place is None or place.rank == 0:  # torchrun's other ranks leave it alone
         job = job.open_folder()
     if place:

@@ -1,6 +1,6 @@
 """The machine on which `tiny` meets what DeepSeek-V3 met on H800s, derived.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: deepseek_v3, sections 3.2 and 4.2; course
 
 `replay.twin` scales a machine; here its factors come from. The unit is one MoE layer
@@ -25,16 +25,19 @@ V3's kernels are fused further than these, so its true share of memory and launc
 smaller. Rounding weights to FP8 is left out: V3 does it once for many micro-batches.
 """
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 
 from tiny_lm import counts
-from tiny_lm.config import ModelConfig, TrainConfig, deepseek_v3
+from tiny_lm.config import ModelConfig, TrainConfig, deepseek_v3, tiny
 from tiny_lm.costs import V3_RUN
 from tiny_lm.gpus import launch, mesh
 from tiny_lm.hardware import Machine
+from tiny_lm.replay import specs
 from tiny_lm.replay.prices import PS_PER_S
 from tiny_lm.replay.simulation import replay
 from tiny_lm.replay.tape import Collective, Kernel, Record, Tape
@@ -44,6 +47,7 @@ from tiny_lm.train import build_model, build_optimizer, record_step, train_step
 
 NARROW = 16
 NUM_RANKS, SEQUENCES, SEQ_LEN = 4, 16, 128
+GPUS_PER_NODE = 2  # so that four ranks are two nodes, as V3's 64 are eight
 CLIP = TrainConfig().clip
 
 
@@ -168,20 +172,20 @@ def exchange_s(tapes: Sequence[Tape], layers: Sequence[int], machine: Machine) -
     return busy_ps / PS_PER_S / len(tapes) / len(layers)
 
 
-def derive_twin(
+def derive_factors(
     small: Sequence[Tape],
     layers: Sequence[int],
     real: Work,
     machine: Machine,
     gpus_per_node: int,
-) -> Machine:
-    """The twin on which a layer of the small tapes costs what the real one does.
+) -> Factors:
+    """Factors by which a layer of the small tapes costs what the real one does.
 
     Args:
         small: tapes of all ranks of one step.
         layers: its MoE layers.
         real: from `v3_layer_work`.
-        machine: with launch cost and α; both are inputs, as no chip publishes them.
+        machine: the one that is scaled; with launch cost and α.
         gpus_per_node: of the twin; ranks beyond it are joined by the network.
     """
     base = replace(
@@ -193,7 +197,7 @@ def derive_twin(
     ours = layer_work(small, layers, base)
     at_once = replace(base, nvlink_alpha_s=0.0, network_alpha_s=0.0)
     links = exchange_s(small, layers, at_once) / sum(compute_s(real, base).values())
-    by = Factors(
+    return Factors(
         flops=ours.flops / real.flops,
         memory=ours.memory_bytes / real.memory_bytes,
         nvlink=links,
@@ -201,7 +205,40 @@ def derive_twin(
         launch=real.launches / ours.launches,
         alpha=real.messages / ours.messages,
     )
-    return scaled_twin(base, by)
+
+
+def derive_twin(
+    small: Sequence[Tape],
+    layers: Sequence[int],
+    real: Work,
+    machine: Machine,
+    gpus_per_node: int,
+) -> Machine:
+    """The twin on which a layer of the small tapes costs what the real one does.
+
+    Arguments are those of `derive_factors`; FP32 costs what BF16 does.
+    """
+    by = derive_factors(small, layers, real, machine, gpus_per_node)
+    base = replace(
+        machine,
+        fp32_flops_per_s=machine.bf16_flops_per_s,
+        fp32_efficiency=machine.bf16_efficiency,
+    )
+    return scaled_twin(base, by, gpus_per_node=gpus_per_node)
+
+
+def derive_kept() -> dict[str, Any]:
+    """What `replay.specs` keeps of the twin of `tiny`, from freshly recorded steps."""
+    machine, config = specs.real("h800"), tiny()
+    layers = range(config.num_dense_layers, config.num_layers)
+    real = v3_layer_work(record_tapes(narrow_v3()), machine)
+    by = derive_factors(record_tapes(config), layers, real, machine, GPUS_PER_NODE)
+    return {
+        "of": f"{config.name}, {NUM_RANKS} ranks, {SEQUENCES} x {SEQ_LEN} tokens",
+        "machine": machine.name,
+        "gpus_per_node": GPUS_PER_NODE,
+        "factors": {name: float(f"{value:.4g}") for name, value in asdict(by).items()},
+    }
 
 
 def _of_layers(tape: Tape, layers: Sequence[int]) -> Iterator[Record]:
@@ -226,3 +263,8 @@ def _fp8_rate(machine: Machine) -> float:
 
 def _bf16_rate(machine: Machine) -> float:
     return machine.bf16_flops_per_s * machine.bf16_efficiency
+
+
+if __name__ == "__main__":
+    specs.TWIN.write_text(json.dumps(derive_kept(), indent=2) + "\n")
+    print(f"wrote {specs.TWIN}")

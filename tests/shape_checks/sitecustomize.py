@@ -6,6 +6,8 @@ it in time: the hook must stand before the first `import tiny_lm`.
 `tiny_lm.course` is left out: its checks hand over wrong answers on purpose.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +18,25 @@ PACKAGE = Path(__file__).resolve().parents[2] / "tiny_lm"
 
 
 # The hook decorates methods one by one, where `Self` has no class to stand for yet.
-typechecked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({Self: Any})))
+CONFIG = BeartypeConf(hint_overrides=FrozenDict({Self: Any}))
+
+
+def typechecked(function: Callable) -> Callable:
+    """`beartype`, once the function is called.
+
+    Preparing a check takes milliseconds, there are hundreds of functions, and most
+    processes call few of them.
+    """
+    checked = None
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        nonlocal checked
+        if checked is None:
+            checked = beartype(conf=CONFIG)(function)
+        return checked(*args, **options)
+
+    return call
 
 
 def checked_modules() -> list[str]:

@@ -4,12 +4,14 @@ Chapter: index
 Source: course
 """
 
-import argparse
+import sys
+
+from tiny_lm import console
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
-    parser = argparse.ArgumentParser(prog="python -m tiny_lm.course")
+    parser = console.Parser(prog="python -m tiny_lm.course")
     commands = parser.add_subparsers(required=True)
     labs = commands.add_parser("labs", help="write the labs anew from solutions/*.py")
     labs.set_defaults(run=_labs)
@@ -27,4 +29,4 @@ def _labs() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

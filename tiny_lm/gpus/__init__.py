@@ -1,5 +1,5 @@
 """Emulated GPUs: processes and wires, and nothing about models.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 """

@@ -1,6 +1,6 @@
 """A board on which every rank writes what it is about to call, and compares.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 Ranks that call different collectives, or the same with other sizes, do not get an

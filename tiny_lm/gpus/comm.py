@@ -1,6 +1,6 @@
 """Every collective: what moves, and what its backward is. `meter` counts the bytes.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 Each collective is a linear map of what all ranks hold, so its backward is another

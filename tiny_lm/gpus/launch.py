@@ -1,6 +1,6 @@
 """Start ranks: processes of this machine that stand for GPUs and are joined by gloo.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
     with Cluster(4) as gpus:
@@ -37,8 +37,9 @@ import torch.distributed as dist
 
 from tiny_lm.gpus import mesh
 from tiny_lm.gpus.rank import LEAVE_S, Place, serve
+from tiny_lm.gpus.start import check_temp as check_temp
 from tiny_lm.gpus.start import start_context, use_loopback
-from tiny_lm.gpus.team import Team, pack
+from tiny_lm.gpus.team import Team, pack_call
 
 
 class Cluster:
@@ -61,7 +62,7 @@ class Cluster:
         start_method: "forkserver" or "spawn"; by default the first that exists here.
 
     Raises:
-        ValueError: `world_size` is not positive.
+        ValueError: `world_size` is not positive, or ranks have no place to meet.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Cluster:
         if self._closed:
             raise RuntimeError("this cluster is closed: make a new one")
         deadline = time.monotonic() + timeout_s
-        work = pack(fn, args)
+        work = pack_call(fn, args)
         if self._team is None or not self._team.fit:
             self._stop()
             self._team = self._start()

@@ -1,6 +1,6 @@
 """Which line of the learner's code made a call, and how to show it.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: course
 
 The line that called a collective is rarely what a learner wants to see: it lies inside

@@ -1,6 +1,6 @@
 """Who talks to whom: groups of ranks, and meshes whose axes are groups.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 A `Group` is handed to whatever communicates, so a function's signature says with whom

@@ -1,6 +1,6 @@
 """Count the bytes that a rank sends.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: collective_cost
 
 One convention, whatever an implementation does: each value goes from the rank that has

@@ -1,6 +1,6 @@
 """What ranks print, on its way to the caller: whole lines, each with its rank's number.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: course
 
 A rank is a process of its own. What it prints would go to the terminal from which the
@@ -133,5 +133,11 @@ class Screen:
                 text = outlet.take(everything)
                 if text:
                     stream = getattr(sys, outlet.stream)
-                    stream.write(text)
+                    stream.write(_readable(text, getattr(stream, "encoding", None)))
                     stream.flush()
+
+
+def _readable(text: str, encoding: str | None) -> str:
+    """With escapes for what the caller's console does not know."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

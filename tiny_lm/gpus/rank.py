@@ -1,6 +1,6 @@
 """What runs inside a rank: join the others, do what is asked, report, start over.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 A rank stays alive between calls, and yet a call finds the same rank whatever ran
@@ -29,9 +29,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
-import cloudpickle
 import torch
 
+from tiny_lm.gpus import travel
 from tiny_lm.gpus.board import Board, Mismatch, Seat, take_seat
 from tiny_lm.gpus.output import redirect
 
@@ -74,6 +74,7 @@ class Place:
     number: int
     world_size: int
     folder: str  # where ranks meet, and where each writes down what it was doing
+    around: str | None  # the folder around it, if that too ends with the caller
     settings: Settings
     by_fd: bool  # how output is caught
     lock: AbstractContextManager | None  # of the board; None: nothing is compared
@@ -137,7 +138,7 @@ def serve(
 def _serve(place: Place, pipe: Connection, seat: Seat | None, wires: Wires) -> None:
     seed = torch.get_rng_state()
     joined = False
-    with place.notes().open("w") as notes:
+    with place.notes().open("w", encoding="utf-8") as notes:
         for run in itertools.count(1):
             _forget(seed)
             if not joined:
@@ -193,8 +194,7 @@ def _answer(
 
 def _end_with_caller(place: Place) -> None:
     wait([multiprocessing.parent_process().sentinel])
-    # The folder lies in one that multiprocessing made and would have deleted.
-    shutil.rmtree(Path(place.folder).parent, ignore_errors=True)
+    shutil.rmtree(place.around or place.folder, ignore_errors=True)
     os._exit(1)
 
 
@@ -228,7 +228,7 @@ def _work(number: int, task: Task, seat: Seat | None) -> tuple[str, Any]:
     except BaseException as error:
         return "raised", _tell(error)
     try:
-        return "done", cloudpickle.dumps(result)
+        return "done", travel.pack(result)
     except Exception as error:
         return "raised", (
             f"raised {type(error).__name__}: it returned {_kind(result)}, which cannot "

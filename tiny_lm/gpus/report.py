@@ -1,6 +1,6 @@
 """Tell a learner which ranks do not agree: one sentence, and a table of their calls.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: course
 """
 

@@ -1,6 +1,6 @@
 """Ranks that start together, answer calls together and end together.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 A team that has failed once is not repaired: all its ranks are ended, and a new team is
@@ -12,15 +12,12 @@ import os
 import pickle
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
-from multiprocessing.util import get_temp_dir
 
-import cloudpickle
-
+from tiny_lm.gpus import travel
 from tiny_lm.gpus.board import Board, FileLock
 from tiny_lm.gpus.lines import INSTALLED
 from tiny_lm.gpus.output import Outlet, Screen
@@ -34,21 +31,21 @@ from tiny_lm.gpus.rank import (
     Task,
     board_file,
 )
-from tiny_lm.gpus.start import start_process
+from tiny_lm.gpus.start import meeting_place, start_process
 from tiny_lm.gpus.watch import Rank, await_news
 
 # Windows knows no file descriptors that two processes share.
 BY_FD = os.name == "posix"
 
 
-def pack(fn: Callable, args: tuple) -> bytes:
+def pack_call(fn: Callable, args: tuple) -> bytes:
     """A function and its arguments as bytes that any rank can read.
 
     Raises:
         TypeError: something in them cannot leave this process.
     """
     try:
-        return cloudpickle.dumps((fn, args))
+        return travel.pack((fn, args))
     except Exception as error:
         name = getattr(fn, "__name__", repr(fn))
         raise TypeError(
@@ -67,7 +64,7 @@ class Team:
         prefix: bool,
         checked: bool,
     ) -> None:
-        self.folder = tempfile.mkdtemp(dir=get_temp_dir())
+        self.folder, around = meeting_place()
         self.ranks: list[Rank] = []
         self.screen = Screen([])
         self.board: Board | None = None
@@ -76,8 +73,9 @@ class Team:
         self._lock = self._make_lock(context) if checked else None
         try:
             for number in range(size):
+                settings = Settings.now()
                 place = Place(
-                    number, size, self.folder, Settings.now(), BY_FD, self._lock
+                    number, size, self.folder, around, settings, BY_FD, self._lock
                 )
                 if checked and not number:
                     self.board = Board(board_file(self.folder), size)

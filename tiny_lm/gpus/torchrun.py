@@ -1,6 +1,6 @@
 """Ranks that exist already: those that `torchrun` starts, one a GPU.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 `torchrun` tells each of its processes by environment variables which rank it is. Other

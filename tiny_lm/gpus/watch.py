@@ -1,6 +1,6 @@
 """Watch ranks from outside, and tell what went wrong when one of them fails.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: torch_distributed
 
 When a rank goes, those that wait for it fail as well, and often speak up first. So the
@@ -110,7 +110,9 @@ class Rank:
 
     def where(self) -> str:
         """The line a rank was at when time ran out: the innermost outside of torch."""
-        text = self.notes.read_text() if self.notes.exists() else ""
+        text = ""
+        with contextlib.suppress(OSError):
+            text = self.notes.read_text(encoding="utf-8", errors="replace")
         main_thread = text.rpartition("Thread ")[2]
         lines = [line.strip() for line in main_thread.splitlines() if "File " in line]
         torch_folder = str(Path(torch.__file__).parent)

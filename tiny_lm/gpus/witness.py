@@ -1,6 +1,6 @@
 """Those who look on when ranks communicate: the board, and whoever records.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_gpus
 Source: course
 
 The board compares each call with the others' before anything moves; a recorder writes

@@ -1,6 +1,6 @@
 """What one stage does to one micro-batch: kernels, and the transfers between them.
 
-Chapter: 05_comm
+Chapter: 05_comm/slower_link
 Source: deepseek_v3, sections 3.2 and 3.3
 
 A *chunk* is the layers of one stage. Its forward is a chain of pieces, and so is its

@@ -1,6 +1,6 @@
 """The tape of a whole training step, from a config and a layout, without a GPU.
 
-Chapter: 05_comm
+Chapter: 05_comm/slower_link
 Source: deepseek_v3, section 3; deepseek_isca
 
 A layout says which GPU holds what. With P stages, E expert ranks and C copies there are

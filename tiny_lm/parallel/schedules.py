@@ -1,6 +1,6 @@
 """Pipeline schedules as data: what each stage does, in which order.
 
-Chapter: 05_comm
+Chapter: 05_comm/slower_link
 Source: deepseek_v3, section 3.2.1; zero_bubble
 
 An action is (kind, pipeline, micro-batch), and an "FB" names two of them:

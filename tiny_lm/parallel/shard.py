@@ -78,7 +78,9 @@ def gradient_norm(
         for part in _split(model, is_expert)
     )
     shared_norm = nn.utils.get_total_norm(shared)
-    expert_norm = nn.utils.get_total_norm(experts).to(shared_norm)
+    expert_norm = torch.zeros_like(shared_norm)  # where there are none
+    if experts:
+        expert_norm = nn.utils.get_total_norm(experts).to(shared_norm)
     squares = comm.all_reduce(expert_norm.square(), group)
     return (shared_norm.square() + squares).sqrt()
 

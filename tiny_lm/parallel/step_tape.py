@@ -1,6 +1,6 @@
 """Write a plan down as tapes: pipeline, layers, transfers and optimizer of one step.
 
-Chapter: 05_comm
+Chapter: 05_comm/slower_link
 Source: deepseek_v3, section 3.2; zero
 
 Every name says which part of the step it belongs to, as published tables have them:
@@ -8,6 +8,10 @@ Every name says which part of the step it belongs to, as published tables have t
     1F: …      a forward with nothing beside it         1B: …   a backward likewise
     1F1B: …    a forward and a backward side by side    1W: …   weight gradients alone
     optimizer: …                                        pipeline: …   between stages
+    1B+1W: …   weight gradients inside a whole backward that has nothing beside it
+
+The last are a part of their own, since the published table can be read in two ways:
+with what goes on around them, or with the other weight gradients (`v3_step.READINGS`).
 
 In a 1F1B the pieces of the two chains take turns: attention of the forward, experts of
 the backward, experts of the forward, attention of the backward.
@@ -45,6 +49,7 @@ from tiny_lm.replay.tape import (
 
 PIPELINE = "pipeline"  # the stream that sends to the next stage
 PART = {"F": "1F", "B": "1B", "BW": "1B", "W": "1W", "FB": "1F1B"}
+WITHIN = "1B+1W"  # weight gradients in a lone BW
 OPTIMIZER = "optimizer"
 # Each GPU updates its share: reads the FP32 gradient, reads and writes the FP32 master
 # and two BF16 moments (deepseek_v3, section 3.3), writes the BF16 weight it gives away.
@@ -65,9 +70,10 @@ def write(plan: Plan, *, every_rank: bool = False) -> list[Tape]:
 
 
 def _named(part: str, piece: Piece) -> Piece:
+    owed = WITHIN if part == PART["BW"] else part
     kernels, weights = (
-        tuple(k._replace(name=f"{part}: {k.name}") for k in some)
-        for some in (piece.kernels, piece.weights)
+        tuple(k._replace(name=f"{name}: {k.name}") for k in some)
+        for name, some in ((part, piece.kernels), (owed, piece.weights))
     )
     return piece._replace(kernels=kernels, weights=weights)
 

@@ -1,6 +1,6 @@
 """Pipelines whose work comes in whole units and whose messages are free: bubbles alone.
 
-Chapter: 05_comm
+Chapter: 05_comm/slower_link
 Source: deepseek_v3, section 3.2.1; zero_bubble
 
 A unit is one forward of one micro-batch. Nothing but the order of the work decides how

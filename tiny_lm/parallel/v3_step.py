@@ -1,24 +1,33 @@
-"""DeepSeek-V3's own training step, replayed, and what its slower links cost it.
+"""DeepSeek-V3's own training step, replayed and held against what was published.
 
-Chapter: 05_comm
+Chapter: 05_comm/slower_link
 Source: deepseek_v3, sections 3 and 4.2; deepseek_isca, table 4
 
 One number is fitted: the share of the rates measured on large square products that the
 products of this step reach. It comes from *one part* of the published step, the weight
-gradients that run alone ("1W"), because they alone hold no communication. That is 2 %
-of the step. Everything else follows: the other parts, the bubble, the whole.
+gradients ("1W"), because they alone hold no communication. That is 2 % of the step.
+Everything else follows: the other parts, the bubble, the whole.
+
+The table's words leave two things open, so every answer that hangs on them is computed
+for both ends:
+
+    reading   1F, 1B and 1W are forward, *input* backward and *weight* backward. Whether
+              the lone backwards that DualPipe does not split count as 1B as a `whole`,
+              or are `split` between 1B and 1W, is not said; the fit rests on it
+    hops      whether a row is handed on over NVLink while others still come in over
+              the network (`replay.links`)
 
 What is known of the machine: rates of products and of copies as measured on an H100,
-which has the H800's arithmetic; links as V3 reports to achieve them, 160 of 200 GB/s
-and 40 of 50 GB/s. What is assumed is a constant here, with its reason.
+which has the H800's arithmetic; 160 of 200 GB/s of NVLink, as V3 reports to achieve;
+of the network's 50 GB/s the 40 with which its makers reckon; and their latencies.
 
 The published parts are taken as means over all GPUs, which differ by their place in the
 pipeline; the table does not say so. As printed, they sum to 19.90 s and not to 19.926.
 """
 
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import replace
-from itertools import groupby, product
+from itertools import groupby
 from typing import NamedTuple
 
 from tiny_lm import hardware
@@ -26,11 +35,11 @@ from tiny_lm.config import ModelConfig, deepseek_v3
 from tiny_lm.costs import PUBLISHED_MFU, V3_RUN, step_flops, utilization
 from tiny_lm.hardware import H100_MEASURED, Machine
 from tiny_lm.parallel.plan import Layout, Plan
-from tiny_lm.parallel.step_tape import write
+from tiny_lm.parallel.step_tape import WITHIN, write
 from tiny_lm.parts import require
 from tiny_lm.replay.simulation import replay
 from tiny_lm.replay.tape import Tape
-from tiny_lm.replay.timeline import COMM, KERNEL, Timeline, union
+from tiny_lm.replay.timeline import COMM, KERNEL, Span, Timeline, union
 
 PS_PER_S = 10**12
 # Source: deepseek_isca, table 4; seconds, and TFLOP/s a GPU with causal attention
@@ -43,9 +52,7 @@ PUBLISHED_PARTS_S = {
     "optimizer": 0.29,
 }
 PUBLISHED_TFLOPS = 385
-# No α is published for these links. 5 µs is the order of a message over either; the
-# step has some thousand transfers of milliseconds, so that doubling it changes < 1 %.
-ALPHA_S = 5e-6
+READINGS = {"whole": "1B", "split": "1W"}  # where a lone BW's weight gradients count
 LINKS = ("h800", "h100")
 # Stages, expert ranks and expert copies of smaller clusters, on the way to V3's.
 SCALES = {
@@ -118,36 +125,53 @@ def machine(links: str = "h800", reached: float = 1.0) -> Machine:
         base,
         name=f"{base.name}, links of an {links.upper()}",
         nvlink_bytes_per_s=hardware.machine(links).nvlink_bytes_per_s,
-        nvlink_alpha_s=ALPHA_S,
-        network_alpha_s=ALPHA_S,
         bf16_efficiency=base.bf16_efficiency * reached,
         fp8_efficiency=base.fp8_efficiency * reached,
     )
 
 
-def parts_s(timeline: Timeline) -> dict[str, float]:
+def parts_s(timeline: Timeline, reading: str = "whole") -> dict[str, float]:
     """Seconds of each part, on average over the GPUs; they add up to the step.
 
     A part lasts while its kernels or its transfers run. The bubble is all the rest: a
     GPU waits for a stage before or behind it, or for its message.
+
+    Args:
+        reading: `whole` or `split`, of lone backwards. Transfers beside their weight
+            gradients then count with these, and the rest with 1B.
+
+    Raises:
+        ValueError: no such reading.
     """
+    require(
+        reading in READINGS, f"unknown reading {reading!r}; there are: whole, split"
+    )
+    total: Counter[str] = Counter()
     ranks = [list(spans) for _, spans in groupby(timeline.spans, lambda s: s.rank)]
-    names = [part for part in PUBLISHED_PARTS_S if part != "bubble"]
-    total = dict.fromkeys(names, 0)
     for spans in ranks:
-        for name in names:
-            mine = (s for s in spans if s.name.startswith(f"{name}: "))
-            total[name] += sum(b - a for a, b in union(mine, {KERNEL, COMM}))
+        parts = {name: _length(spans, name) for name in PUBLISHED_PARTS_S}
+        within = _length(spans, WITHIN)
+        parts["1B"] = _length(spans, "1B", WITHIN) - within
+        parts[READINGS[reading]] += within
+        total.update(parts)
     seconds = {name: ps / len(ranks) / PS_PER_S for name, ps in total.items()}
-    rest = timeline.step_ps / PS_PER_S - sum(seconds.values())
-    return {part: seconds.get(part, rest) for part in PUBLISHED_PARTS_S}
+    seconds["bubble"] = timeline.step_ps / PS_PER_S - sum(seconds.values())
+    return {part: seconds[part] for part in PUBLISHED_PARTS_S}
 
 
-def fit(tapes: list[Tape], part: str = "1W") -> float:
+def _length(spans: list[Span], *parts: str) -> int:
+    """Picoseconds in which any kernel or transfer of these parts runs."""
+    names = tuple(f"{part}: " for part in parts)
+    mine = (span for span in spans if span.name.startswith(names))
+    return sum(end - start for start, end in union(mine, {KERNEL, COMM}))
+
+
+def fit(tapes: list[Tape], part: str = "1W", reading: str = "whole") -> float:
     """Share of the measured rates at which one part takes what was published.
 
     Args:
         part: which one; the others then stay predictions.
+        reading: as in `parts_s`.
 
     Raises:
         ValueError: no such part, one that takes longer even at the measured rates, or
@@ -160,7 +184,7 @@ def fit(tapes: list[Tape], part: str = "1W") -> float:
 
     def excess_s(slowdown: float) -> float:
         timeline = replay(tapes, machine(reached=1 / slowdown), mirror=True)
-        return parts_s(timeline)[part] - PUBLISHED_PARTS_S[part]
+        return parts_s(timeline, reading)[part] - PUBLISHED_PARTS_S[part]
 
     low, below = 1.0, excess_s(1.0)
     require(below <= 0, f"{part} takes longer than published at the measured rates")
@@ -188,15 +212,18 @@ class Row(NamedTuple):
         return self.replayed / self.published - 1
 
 
-def compare(timeline: Timeline, model: ModelConfig | None = None) -> list[Row]:
+def compare(
+    timeline: Timeline, model: ModelConfig | None = None, reading: str = "whole"
+) -> list[Row]:
     """V3's step as published and as replayed, line by line.
 
     TFLOP/s and utilization count the model's FLOPs alone, causal, as published.
 
     Args:
         model: whose FLOPs were done; V3 without prediction modules by default.
+        reading: as in `parts_s`.
     """
-    replayed = parts_s(timeline)
+    replayed = parts_s(timeline, reading)
     rows = [Row(part, s, replayed[part]) for part, s in PUBLISHED_PARTS_S.items()]
     run, step_s = V3_RUN, timeline.step_ps / PS_PER_S
     flops = step_flops(model or deepseek_v3(), run.batch_size, run.seq_len)
@@ -206,71 +233,3 @@ def compare(timeline: Timeline, model: ModelConfig | None = None) -> list[Row]:
     rows.append(Row("TFLOP/s", PUBLISHED_TFLOPS, rate))
     used = 100 * utilization(flops, step_s, run.num_gpus, peak)
     return [*rows, Row("utilization in %", 100 * PUBLISHED_MFU[True], used)]
-
-
-class Answer(NamedTuple):
-    """One choice of techniques, on both links.
-
-    Args:
-        tensor_parallel: GPUs that share one attention; V3 has 1.
-    """
-
-    tensor_parallel: int
-    overlap: bool
-    fp8_wire: bool
-    node_limit: bool
-    h800_s: float
-    h100_s: float
-
-    @property
-    def lost_s(self) -> float:
-        """What the slower NVLink costs this step."""
-        return self.h800_s - self.h100_s
-
-
-def seed_question(reached: float, **layout) -> list[Answer]:
-    """The step with and without each technique, on an H800's links and an H100's.
-
-    V3's own choice comes first: no tensor parallelism, all three techniques. Without
-    tensor parallelism hardly anything is left that a slower NVLink could cost: a token
-    comes in over the network, which is slower still and which both have, and is handed
-    on meanwhile. So the three techniques win time back from the network. What V3 saves
-    of the H800's loss, it saves by a layout that leaves NVLink little to do.
-
-    Args:
-        reached: what `fit` found.
-        layout: fields of `plan.Layout`, as `batch_size`, for a shorter step.
-    """
-    machines = {links: machine(links, reached) for links in LINKS}
-    answers = []
-    yes_no = (True, False)
-    for tensor, overlap, wire, limit in product((1, 8), yes_no, yes_no, yes_no):
-        tapes = deepseek_v3_step(
-            fp8_wire=wire,
-            node_limit=limit,
-            overlap=overlap,
-            tensor_parallel=tensor,
-            **layout,
-        )
-        steps = {
-            links: replay(tapes, machine_, mirror=True).step_ps / PS_PER_S
-            for links, machine_ in machines.items()
-        }
-        answers.append(
-            Answer(tensor, overlap, wire, limit, steps["h800"], steps["h100"])
-        )
-    return answers
-
-
-def won_back_s(answers: list[Answer]) -> Mapping[str, float]:
-    """Seconds that V3's step gets longer on H800 links without each technique."""
-    choices = {answer[:4]: answer for answer in answers}
-    whole = choices[1, True, True, True]
-    without = {
-        "overlap": (1, False, True, True),
-        "fp8_wire": (1, True, False, True),
-        "node_limit": (1, True, True, False),
-        "all three": (1, False, False, False),
-        "no tensor parallelism": (8, True, True, True),
-    }
-    return {name: choices[key].h800_s - whole.h800_s for name, key in without.items()}

@@ -1,6 +1,6 @@
 """Who waits for which port: messages and collectives on two levels of links.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: collective_cost; deepseek_v3, section 3.2
 
 Each GPU has four ports: NVLink to its own node and the network to all others, each with
@@ -9,6 +9,7 @@ first served. With α before the first byte, β seconds a byte, p ranks and n by
 
     message                  α + n β
     all_to_all               α + β · the most bytes that any port has to pass
+      two hops in series     as much for the network's ports, and then for NVLink's
     all_reduce, ring         2 (p - 1) (α + ⌈n / p⌉ β)
     all_reduce, tree         2 ⌈log₂ p⌉ (α + n β)
     all_gather, ring         (p - 1) (α + n β), n being one rank's shard
@@ -23,9 +24,18 @@ advances as fast as the slowest pair of each round. Both keep their ports to the
 
 What goes to another node passes the cards of its sender and its receiver. In V3's
 dispatch a token goes once to each node, to the GPU with the sender's place in it, which
-hands it on over NVLink. On a tape that is one all-to-all, since the two links overlap:
-one entry for each other node, and for the neighbours what is theirs and what is handed
-on. An all-reduce in which each GPU uses its own card is three calls: a reduce-scatter
+hands it on over NVLink. On a tape that is one all-to-all of two *hops*: one entry for
+each other node, and for the neighbours what is theirs and what is handed on. Whether
+the second hop goes on beside the first is the program's doing and no property of the
+links, so it is an argument:
+
+    pipelined   a row is handed on while the next ones come in: the busiest port counts.
+                V3's kernels are built for this, and take 20 of 132 processors for it
+    series      nothing is handed on before all has come in: the two links add up, and
+                the exchange keeps its ports to the end, as a ring does
+
+Where rows go straight to their GPU nothing is handed on, and `pipelined` is right.
+An all-reduce in which each GPU uses its own card is three calls: a reduce-scatter
 in the node, all-reduces between GPUs of the same place, an all-gather in the node.
 
 What is left out: contention inside switches, incast (many senders meeting at one
@@ -36,10 +46,11 @@ and the processors of the GPU that move the bytes. A collective pays α and no l
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from tiny_lm.replay.prices import Prices
+from tiny_lm.replay.prices import LINKS, Prices
 from tiny_lm.replay.tape import Collective
 
 ALL_REDUCES = ("ring", "tree")
+HOPS = ("pipelined", "series")
 Hop = tuple[int, int]  # a global rank that sends, and the one that receives
 
 
@@ -61,11 +72,15 @@ class Links:
     """All ports of all ranks, and until when each of them is taken."""
 
     def __init__(
-        self, prices: Prices, ranks: Iterable[int], all_reduce: str = "ring"
+        self,
+        prices: Prices,
+        ranks: Iterable[int],
+        all_reduce: str = "ring",
+        hops: str = "pipelined",
     ) -> None:
         self._prices = prices
         self._ranks = frozenset(ranks)  # those with a tape: others' ports are not kept
-        self._all_reduce = all_reduce
+        self._all_reduce, self._hops = all_reduce, hops
         self._free_ps: dict[int, int] = {}
         self._plans: dict[tuple, Plan] = {}
 
@@ -143,8 +158,15 @@ class Links:
                 ports.append(_port(peer if peer in calls else rank, link, True))
                 for port in ports:
                     load[port] = load.get(port, 0) + num_bytes
-        busy = [(p, self._prices.bytes_ps(_link(p), n)) for p, n in load.items()]
-        return Plan(tuple(sorted(busy)), 0, self._prices.alpha_ps(self._span(group)))
+        bytes_ps = self._prices.bytes_ps
+        busy = [(port, bytes_ps(_link(port), n)) for port, n in sorted(load.items())]
+        used = {_link(port) for port, _ in busy}
+        if self._hops == "pipelined" or len(used) < len(LINKS):
+            alpha_ps = self._prices.alpha_ps(self._span(group))
+            return Plan(tuple(busy), 0, alpha_ps)
+        slowest = (max(ps for p, ps in busy if _link(p) == link) for link in used)
+        total = sum(slowest) + sum(self._prices.alpha_ps(link) for link in used)
+        return Plan(tuple(busy), total, 0)
 
     def _rounds(
         self, rounds: Sequence[Sequence[Hop]], num_bytes: int, times: int = 1

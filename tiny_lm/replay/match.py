@@ -1,6 +1,6 @@
 """Do the tapes of all ranks fit together? Said before a replay, rank and call named.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 What fails here would hang or corrupt a real run: a collective that ranks of a group

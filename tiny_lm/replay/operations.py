@@ -1,6 +1,6 @@
 """What one operation of PyTorch costs as a kernel of a GPU.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 FLOPs are those of products of matrices, by torch's own formulas; what is done to each

@@ -1,6 +1,6 @@
 """What a kernel and a byte cost on a machine, in whole picoseconds.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 A kernel takes its launch, and then as long as the slower of arithmetic and memory

@@ -1,6 +1,6 @@
 """Record what a rank does, as a tape: every kernel, every collective, every wait.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
     with recording(rank, model) as recorder:

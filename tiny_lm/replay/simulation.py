@@ -1,6 +1,6 @@
 """Play the tapes of all ranks on a machine: who does what when, to the picosecond.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 Every stream runs its records in order. A kernel takes what `prices` says; a collective
@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 
 from tiny_lm.hardware import Machine
-from tiny_lm.replay.links import ALL_REDUCES, Links
+from tiny_lm.replay.links import ALL_REDUCES, HOPS, Links
 from tiny_lm.replay.match import check
 from tiny_lm.replay.prices import Prices
 from tiny_lm.replay.tape import (
@@ -48,6 +48,7 @@ def replay(
     machine: Machine,
     *,
     all_reduce: str = "ring",
+    hops: str = "pipelined",
     mirror: bool = False,
 ) -> Timeline:
     """The timeline of a step in which each rank does what its tape says.
@@ -55,6 +56,8 @@ def replay(
     Args:
         tapes: one a rank, in any order.
         all_reduce: `ring` or `tree`, for all of them.
+        hops: `pipelined` or `series`, of an exchange that passes the network and then
+            NVLink (`links`): no tape says which, so an answer needs both.
         mirror: a rank that has no tape, but is in a group, arrives with the others and
             sends them what they send it. So one tape can stand for many equal ranks.
 
@@ -64,10 +67,12 @@ def replay(
     """
     if all_reduce not in ALL_REDUCES:
         raise ValueError(f"all_reduce must be ring or tree, got {all_reduce!r}")
+    if hops not in HOPS:
+        raise ValueError(f"hops must be pipelined or series, got {hops!r}")
     tapes = list(tapes)
     check(tapes, mirror)
     prices = Prices(machine)
-    links = Links(prices, (tape.rank for tape in tapes), all_reduce)
+    links = Links(prices, (tape.rank for tape in tapes), all_reduce, hops)
     streams = _Replay(tapes, prices, links).run()
     spans = tuple(span for stream in streams for span in stream.spans)
     step_ps = max((stream.now_ps for stream in streams), default=0)

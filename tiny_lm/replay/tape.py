@@ -1,6 +1,6 @@
 """What one rank did in a step, as a list of plain records that any hardware can play.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 A tape holds work and bytes, never time: `replay` adds the hardware, and so the time.
@@ -132,42 +132,70 @@ class Tape:
 
     def save(self, path: str | Path) -> None:
         """Write the tape as JSON, one record a line; equal tapes are equal files."""
-        Path(path).write_text(self.to_json())
+        Path(path).write_text(self.to_json(), encoding="utf-8")
 
     def to_json(self) -> str:
         """The text that `save` writes; groups stand once, at the top."""
         groups = sorted({r.group for r in self.records if isinstance(r, Collective)})
         number = {group: place for place, group in enumerate(groups)}
-        lines = [json.dumps(_row(record, number)) for record in self.records]
+        rows = (_row(record, number) for record in self.records)
+        lines = [json.dumps(row, allow_nan=False) for row in rows]
         head = f'"format": "{FORMAT}", "rank": {self.rank}, "groups": '
-        body = ",\n".join(lines)
-        return f'{{{head}{json.dumps(groups)}, "records": [\n{body}\n]}}\n'
+        body, groups = ",\n".join(lines), json.dumps(groups, allow_nan=False)
+        return f'{{{head}{groups}, "records": [\n{body}\n]}}\n'
 
 
 def load(path: str | Path) -> Tape:
     """Read what `Tape.save` wrote.
 
     Raises:
-        ValueError: the file is no tape, or one of another format.
+        ValueError: the file cannot be read, is cut short or damaged, is no tape, or one
+            of another format; names the file and what is wrong.
     """
-    return from_json(Path(path).read_text())
+    try:
+        return from_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def from_json(text: str) -> Tape:
     """The tape in a text of `Tape.to_json`.
 
     Raises:
-        ValueError: the text is no tape, or one of another format.
+        ValueError: the text is no tape, one of another format, or damaged; names the
+            record.
     """
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"this is no tape: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"this is no tape: cut short or not JSON ({error})") from None
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
         raise ValueError(f"this is no tape: wanted format {FORMAT!r}, got {found!r}")
-    groups = [tuple(group) for group in data["groups"]]
-    return Tape(data["rank"], tuple(_record(row, groups) for row in data["records"]))
+    rank, groups, rows = (data.get(name) for name in ("rank", "groups", "records"))
+    if not (_count(rank) and _rows(groups) and _rows(rows)):
+        raise ValueError("this tape is damaged: it needs rank, groups and records")
+    groups = [tuple(group) for group in groups]
+    records = []
+    for place, row in enumerate(rows):
+        try:
+            records.append(_record(row, groups))
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"this tape is damaged: record {place} is {row!r:.80} ({error})"
+            ) from error
+    return Tape(rank, tuple(records))
+
+
+def _count(value: object) -> bool:
+    """A whole number from 0; JSON has true and 1.5 besides."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _rows(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(row, list) for row in value)
 
 
 def _row(record: Record, number: Mapping[tuple[int, ...], int]) -> list:
@@ -181,5 +209,21 @@ def _record(row: list, groups: list[tuple[int, ...]]) -> Record:
     record = _CLASSES[kind](*values)
     if isinstance(record, Collective):
         sizes, group = tuple(record.num_bytes), groups[record.group]
-        return record._replace(num_bytes=sizes, group=group)
+        record = record._replace(num_bytes=sizes, group=group)
+    _check_fields(record)
     return record
+
+
+def _check_fields(record: Record) -> None:
+    """A tape of a file may hold anything: texts, counts and tuples of counts."""
+    for name, value in record._asdict().items():
+        if name in ("name", "kind", "precision", "stream"):
+            fits = isinstance(value, str)
+        elif name in ("num_bytes", "group") and isinstance(record, Collective):
+            fits = all(map(_count, value))
+        else:
+            fits = _count(value) or (name == "root" and value is None)
+        if not fits:
+            raise ValueError(f"{name} cannot be {value!r}")
+    if isinstance(record, Collective) and record.kind not in KINDS:
+        raise ValueError(f"kind is one of {', '.join(KINDS)}")

@@ -1,6 +1,6 @@
 """When everything ran, and where the time of each rank went.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 A rank's step splits into three parts that add up to it exactly:

@@ -1,6 +1,6 @@
 """A timeline as a Chrome trace, which Perfetto and `chrome://tracing` open.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 A rank becomes a process of the trace, a stream a thread of it. The format counts in
@@ -39,7 +39,8 @@ def chrome_trace(timeline: Timeline) -> dict[str, Any]:
 
 def save_trace(timeline: Timeline, path: str | Path) -> None:
     """Write the trace as JSON; equal timelines are equal files."""
-    Path(path).write_text(json.dumps(chrome_trace(timeline)) + "\n")
+    text = json.dumps(chrome_trace(timeline), allow_nan=False)
+    Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 def _names(threads: dict[tuple[int, str], int]) -> list[Event]:

@@ -1,6 +1,6 @@
 """A machine as much weaker as a tiny model is smaller: its timelines look alike.
 
-Chapter: 05_comm
+Chapter: 05_comm/emulated_time
 Source: course
 
 A tiny step on a real H800 is all launches and latency: 100 µs of events, 1 µs of work.

@@ -7,15 +7,15 @@ Source: course
 
 needs a Hopper GPU and takes two minutes. It quantises with the course's own functions,
 multiplies with `torch._scaled_mm`, and asks whether the accumulator model gives the
-same bits. It writes `hardware_rates.json`, which `tiny_lm.hardware` reads, and
-`tensor_core.safetensors`, the inputs and outputs that tests compare the model with.
+same bits. It writes `hardware_rates.json`, which `tiny_lm.hardware` reads,
+`hardware_bits.json`, the comparison, which belongs in `chapters/_results`, and
+`tensor_core.safetensors`, inputs and outputs for `tests/data`.
 """
 
-import argparse
-import json
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -28,7 +28,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tiny_lm import console
 from tiny_lm.accumulator import ORDERS, scaled_matmul, tensor_core_matmul
+from tiny_lm.files import prepare, to_json, write_whole
 from tiny_lm.formats import E4M3, E5M2, Format, encode
 from tiny_lm.quantize import (
     dequantize_blocks,
@@ -37,6 +39,7 @@ from tiny_lm.quantize import (
     quantize_tiles,
 )
 
+COMMAND = "python -m tiny_lm.course.bench.hardware --out FOLDER"
 GROUP = 128
 SEEN, KEPT = 64, 8  # rows and columns of a product that are compared, and kept
 SIDE = 512  # of the products whose bits are compared
@@ -138,6 +141,7 @@ def _accumulation(
     keep[f"{key}.{ending}"] = y[:KEPT, :KEPT].contiguous()
     models = {"no promotion": None, f"promotion every {GROUP}": GROUP}
     return {
+        "outputs": y.numel(),
         "of_exact": same(y, a.double() @ b.double().T),
         "models": {n: same(y, tensor_core_matmul(a, b, m)) for n, m in models.items()},
     }
@@ -160,16 +164,18 @@ def _scaled(name: str, width: int, dtype: Any, keep: dict[str, Tensor]):
     here = (*quantize_tiles(x, GROUP), *quantize_blocks(w, GROUP))
     there = (*quantize_tiles(x.cuda(), GROUP), *quantize_blocks(w.cuda(), GROUP))
     y = blockwise(*there, dtype=dtype).cpu()[:SEEN, :SEEN]
-    a, sa, b, sb = part = here[0][:SEEN], here[1][:SEEN], here[2][:SEEN], here[3][:1]
+    of_gpu = [tensor.cpu() for tensor in there]
+    a, sa, b, sb = part = *(t[:SEEN] for t in of_gpu[:3]), of_gpu[3][:1]
     inputs = {"a": a.view(torch.uint8), "sa": sa, "b": b.view(torch.uint8), "sb": sb}
     key = f"{name}-{width}-scaled"
     keep.update({f"{key}.{end}": t[:KEPT].clone() for end, t in inputs.items()})
     ending = str(dtype).removeprefix("torch.")
     keep[f"{key}.{ending}"] = y[:KEPT, :KEPT].contiguous()
     return {
+        "outputs": y.numel(),
         "codes_and_scales_equal": [
-            torch.equal(one.view(torch.uint8), other.cpu().view(torch.uint8))
-            for one, other in zip(here, there, strict=True)
+            torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+            for one, other in zip(here, of_gpu, strict=True)
         ],
         "emulated_product": same(y, emulated(*part).to(dtype)),
         "models": {
@@ -253,24 +259,29 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         ValueError: no Hopper GPU is here.
     """
-    parser = argparse.ArgumentParser(prog="python -m tiny_lm.course.bench.hardware")
+    parser = console.Parser(prog="python -m tiny_lm.course.bench.hardware")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     args = parser.parse_args(arguments)
     here = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
     if not here:
         raise ValueError("needs a Hopper GPU (H100, H800, H200)")
-    args.out.mkdir(parents=True, exist_ok=True)
+    prepare(args.out)
+    about: dict[str, Any] = environment() | {"command": COMMAND}
+    _write(args.out / "hardware_rates.json", about | {"rates": rates()})
     keep: dict[str, Tensor] = {}
-    record: dict[str, Any] = environment() | {"rates": rates()}
-    print(json.dumps(record, indent=2), flush=True)
-    (args.out / "hardware_rates.json").write_text(json.dumps(record, indent=2) + "\n")
-    bits = {"accumulation": accumulation(keep), "scaled": scaled(keep)}
-    print(json.dumps(bits, indent=2), flush=True)
-    record["bits"] = bits
-    (args.out / "hardware_rates.json").write_text(json.dumps(record, indent=2) + "\n")
-    where = {name: record[name] for name in ("device", "driver", "torch", "date")}
+    question = "Does the accumulator model give a real tensor core's bits?"
+    bits = {"name": "hardware_bits", "question": question} | about
+    bits |= {"accumulation": accumulation(keep), "scaled": scaled(keep)}
+    _write(args.out / "hardware_bits.json", bits)
+    where = {name: about[name] for name in ("device", "driver", "torch", "date")}
     save_file(keep, args.out / "tensor_core.safetensors", metadata=where)
 
 
+def _write(path: Path, record: dict[str, Any]) -> None:
+    text = to_json(record, indent=2)
+    print(text, flush=True)
+    write_whole(path, text + "\n")
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tiny_lm.config import MLAConfig, ModelConfig
 from tiny_lm.model import LanguageModel
+from tiny_lm.rope import in_force
 
 
 def transformers_config(config: ModelConfig, **options: Any) -> Any:
@@ -49,12 +50,28 @@ def transformers_config(config: ModelConfig, **options: Any) -> Any:
         num_experts_per_tok=moe.top_k,
         norm_topk_prob=True,
         max_position_embeddings=config.max_len,
-        rope_parameters={"rope_type": "default", "rope_theta": a.rope_theta},
+        rope_parameters=_rope_parameters(config),
         rms_norm_eps=config.norm_eps,
         tie_word_embeddings=False,
         use_cache=False,
         **options,
     )
+
+
+def _rope_parameters(config: ModelConfig) -> dict[str, Any]:
+    theta = {"rope_theta": config.attention.rope_theta}
+    yarn = in_force(config.attention.yarn, config.max_len)
+    if yarn is None:
+        return {"rope_type": "default"} | theta
+    return theta | {
+        "rope_type": "yarn",
+        "factor": yarn.factor,
+        "original_max_position_embeddings": yarn.original_len,
+        "beta_fast": yarn.beta_fast,
+        "beta_slow": yarn.beta_slow,
+        "mscale": 1.0,  # V3's: nothing is left for the angles,
+        "mscale_all_dim": 1.0,  # and m² goes to the score
+    }
 
 
 def transformers_state(model: LanguageModel) -> dict[str, Tensor]:
@@ -87,10 +104,15 @@ def transformers_twin(model: LanguageModel, **options: Any) -> Any:
 
 def _attention_state(attention: torch.nn.Module) -> dict[str, Tensor]:
     a = attention
-    return {
-        "q_a_proj.weight": a.q_down.weight,
-        "q_a_layernorm.weight": a.q_norm.weight,
-        "q_b_proj.weight": a.q_up.weight,
+    if a.config.d_latent_q is None:
+        queries = {"q_proj.weight": a.q.weight}
+    else:
+        queries = {
+            "q_a_proj.weight": a.q_down.weight,
+            "q_a_layernorm.weight": a.q_norm.weight,
+            "q_b_proj.weight": a.q_up.weight,
+        }
+    return queries | {
         "kv_a_proj_with_mqa.weight": a.kv_down.weight,
         "kv_a_layernorm.weight": a.kv_norm.weight,
         "kv_b_proj.weight": a.kv_up.weight,

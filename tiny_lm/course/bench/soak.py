@@ -16,6 +16,7 @@ from statistics import median
 
 import torch
 
+from tiny_lm import console
 from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.launch import Cluster
 from tiny_lm.gpus.mesh import Mesh
@@ -122,4 +123,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main))

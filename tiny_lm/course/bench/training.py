@@ -19,7 +19,7 @@ from tiny_lm import costs, memory
 from tiny_lm.config import ModelConfig, MoEConfig, TrainConfig, tiny
 from tiny_lm.course.bench.experts import EXPERTS_IMPLEMENTATIONS
 from tiny_lm.course.bench.oracle import transformers_config
-from tiny_lm.course.bench.turns import ROUNDS, Result, Step, in_turns
+from tiny_lm.course.bench.turns import Result, Step, in_turns
 from tiny_lm.gpus import comm, launch, mesh
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.layers import Products
@@ -126,18 +126,6 @@ def against_transformers() -> list[Result]:
         Result("tiny / transformers", seconds[best] / seconds["ours"], "x", "≥ 1.5"),
         Result("share of the matmul peak", 100 * ours * flops / peak, "%"),
     ]
-
-
-def fp8_against_fp32() -> list[Result]:
-    """What emulating FP8 costs, as a multiple of the FP32 step."""
-    results = []
-    for name, config, aim in (("tiny", tiny(), "≤ 2"), ("width 512", wide(), "≤ 1.6")):
-        plain = replace(config, fp8=None)
-        steps = {"fp8": our_step(config), "fp32": our_step(plain)}
-        seconds = in_turns(steps, rounds=7 if name != "tiny" else ROUNDS)
-        ratio = seconds["fp8"] / seconds["fp32"]
-        results.append(Result(f"fp8 / fp32 step, {name}", ratio, "x", aim))
-    return results
 
 
 def ranks_against_one_process() -> list[Result]:

@@ -27,11 +27,13 @@ class Case:
         make: builds them, all anew, from a generator.
         note: a line about them that saves the learner arithmetic.
         slopes: names of the arguments by which gradients are compared, too.
+        tolerance: instead of the property's.
     """
 
     make: Make
     note: str = ""
     slopes: tuple[str, ...] = ()
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def probe(note: str) -> Callable[[Callable[[Answer, Generator], Any]], Probe]:
     return lambda use: Probe(use, note)
 
 
-def in_double(one: Case) -> Case:
+def in_double(one: Case, tolerance: float | None = None) -> Case:
     """The same in float64."""
 
     def make(generator: Generator) -> tuple[Any, ...]:
@@ -69,7 +71,7 @@ def in_double(one: Case) -> Case:
             for x in one.make(generator)
         )
 
-    return replace(one, make=make)
+    return replace(one, make=make, tolerance=tolerance)
 
 
 def family(
@@ -77,19 +79,24 @@ def family(
     sizes: dict[str, int],
     ones: Iterable[str] = (),
     double: bool = False,
+    exact: bool = False,
 ) -> list[Case]:
     """The same inputs in usual sizes, with one size after another 1, and in float64.
 
     Args:
         make: called with a generator and the sizes by name.
         ones: the sizes that may be 1. What `squeeze` breaks, breaks there.
+        double: add the case in float64.
+        exact: float64 must be as exact as it can.
     """
 
     def of(**changed: int) -> Case:
         return Case(lambda generator: make(generator, **sizes | changed))
 
     cases = [of(), *(of(**{name: 1}) for name in ones)]
-    return [*cases, in_double(of())] if double else cases
+    if double:
+        cases.append(in_double(of(), 1e-9 if exact else None))
+    return cases
 
 
 def _fresh(value: Any) -> Any:

@@ -50,10 +50,15 @@ def same(got: Any, wanted: Any, tolerance: float = 1e-4) -> bool:
 
 def close(got: Any, wanted: Any, tolerance: float = 1e-4) -> bool:
     """Same shape, and every entry near enough; NaN is near NaN."""
-    a, b = (torch.as_tensor(x).detach().double().cpu() for x in (got, wanted))
+    a, b = (numbers(x).cpu() for x in (got, wanted))
     if a.shape != b.shape:
         return False
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def numbers(x: Any) -> Tensor:
+    """A tensor or a number in float64, which keeps whole numbers up to 2^53."""
+    return torch.as_tensor(x, dtype=torch.float64).detach()
 
 
 def shape(x: Any) -> tuple[int, ...]:
@@ -107,8 +112,9 @@ def brief(value: Any) -> str:
 def difference(got: Any, wanted: Any, tolerance: float = 1e-4) -> tuple[Any, Any, str]:
     """The first part in which two values differ: both, and the name of the part."""
     if isinstance(wanted, dict):
-        name = next(n for n in wanted if not same(got[n], wanted[n], tolerance))
-        return got[name], wanted[name], name
+        for name in wanted:
+            if not same(got[name], wanted[name], tolerance):
+                return got[name], wanted[name], name
     return got, wanted, ""
 
 

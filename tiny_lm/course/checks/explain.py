@@ -4,129 +4,125 @@ Chapter: index
 Source: course
 
 A mistake that does on every input of the task what the learner's function does is
-named. Then two mistakes at once are tried; then an argument that plays no part is
-looked for; a mistake that fits some inputs only is named with *perhaps*.
+named. Then two mistakes at once are tried; then what the machine can show by itself;
+a mistake that fits some inputs only is named with *perhaps*.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
 
-from tiny_lm.course.checks.answer import NotDone
-from tiny_lm.course.checks.case import Input
+import torch
+
+from tiny_lm.course.checks.arguments import added, counted, unused
+from tiny_lm.course.checks.case import Case
 from tiny_lm.course.checks.errors import meaning
+from tiny_lm.course.checks.grammar import grammar
 from tiny_lm.course.checks.mistake import NEXT, Mistake, edited
-from tiny_lm.course.checks.seen import Seen, alike, observe
-from tiny_lm.course.checks.spec import Property, Spec
-from tiny_lm.course.checks.symptoms import shapes_alike, symptom, unused
+from tiny_lm.course.checks.symptoms import places, symptom
+from tiny_lm.course.checks.trial import Function, Trial, Trials
 
-Function = Callable[..., Any]
+LIKELY = 0.5  # share of the inputs that a mistake with *perhaps* has to explain
 
 
-class Explainer:
-    """Finds the sentence for one refused answer.
+def because(here: Trial, function: Function, seed: int) -> str:
+    """The sentence for the answer that failed on this input, or nothing.
 
     Args:
-        at: the property that refused it, and the place of the input in it.
         seed: of the whole check.
     """
+    task = here.task
+    mistakes = [*here.part.mistakes]
+    mistakes += [m for m in task.mistakes if m not in mistakes]
+    fitting = [m for m in mistakes if here.fits(_answer(m, here), whole=False)]
+    everywhere = Trials(task, function, seed)
+    for mistake in fitting:
+        if all(one.fits(_answer(mistake, here)) for one in everywhere):
+            return mistake.says
+    both = _two_at_once(here, mistakes, everywhere)
+    if both:
+        return _told(*both, fitting)
+    return _shown(here, function, everywhere) or _perhaps(
+        here, mistakes, fitting, everywhere
+    )
 
-    def __init__(
-        self, task: Spec, function: Function, at: tuple[Property, int], seed: int
-    ) -> None:
-        self.task, self.function, self.seed = task, function, seed
-        self.property, self.place = at
-        self.known: dict[tuple[str, int], Seen] = {}
-        self.wanted: dict[tuple[str, int], Seen] = {}
 
-    def because(self) -> str:
-        """The sentence, or nothing."""
-        mistakes = [*self.property.mistakes]
-        mistakes += [m for m in self.task.mistakes if m not in mistakes]
-        here = [m for m in mistakes if self._fits_here(self._answer(m))]
-        for mistake in here:
-            if self._fits_everywhere(self._answer(mistake)):
-                return mistake.says
-        return self._two_at_once(mistakes, here) or self._otherwise(here, mistakes)
+def _answer(mistake: Mistake, here: Trial) -> Function:
+    return mistake.answer(here.task.reference)
 
-    def _otherwise(self, here: list[Mistake], mistakes: list[Mistake]) -> str:
-        """What is known for certain first, then what may be."""
-        one, got, wanted = self._failed()
-        if got.refusal and got.refusal.because:
-            return got.refusal.because
-        if got.error and meaning(got.error, self.task.errors):
-            return meaning(got.error, self.task.errors)
-        idle = unused(self.task, self.function, one, self.seed)
-        if idle:
-            return idle
-        if not here and got.refusal and got.raw is not None:
-            here = [m for m in mistakes if self._same_shapes(self._answer(m), got)]
-        if here:
-            return f"Perhaps: {max(here, key=self._places).says}"
-        return symptom(got, wanted, self.property)
 
-    def _answer(self, mistake: Mistake) -> Function:
-        return mistake.answer(self.task.reference)
+def _two_at_once(
+    here: Trial, mistakes: list[Mistake], everywhere: Trials
+) -> tuple[Mistake, Mistake] | None:
+    """Two edits of the reference that together do what the learner's does."""
+    for first, second, both in _pairs(here, mistakes):
+        if here.fits(both, whole=False) and all(one.fits(both) for one in everywhere):
+            return first, second
+    return None
 
-    def _failed(self) -> tuple[Input, Seen, Seen]:
-        one = self.property.cases[self.place]
-        return one, *self._both(self.property, self.place, one)
 
-    def _both(self, part: Property, i: int, one: Input) -> tuple[Seen, Seen]:
-        """What the learner's function and the reference do with an input."""
-        key = (part.text, i)
-        if key not in self.known:
-            seed = part.seed(self.seed, i)
-            wanted = observe(self.task, self.task.reference, one, seed)
-            self.wanted[key] = wanted
-            self.known[key] = observe(self.task, self.function, one, seed, wanted)
-        return self.known[key], self.wanted[key]
-
-    def _fits(self, other: Function, part: Property, i: int, one: Input) -> bool:
-        got, wanted = self._both(part, i, one)
+def _pairs(
+    here: Trial, mistakes: list[Mistake]
+) -> Iterator[tuple[Mistake, Mistake, Function]]:
+    edits = [m for m in mistakes if isinstance(m.code, str)]
+    for first, second in combinations(edits, 2):
+        codes = f"{first.code}{NEXT}{second.code}"
         try:
-            seen = observe(self.task, other, one, part.seed(self.seed, i), wanted)
-        except NotDone:
-            return False
-        return alike(seen, got, part.tolerance)
+            yield first, second, edited(here.task.reference, codes)
+        except (ValueError, SyntaxError):  # the two edit the same text
+            continue
 
-    def _fits_here(self, other: Function) -> bool:
-        one = self.property.cases[self.place]
-        return self._fits(other, self.property, self.place, one)
 
-    def _fits_everywhere(self, other: Function) -> bool:
-        return all(self._fits(other, *where) for where in self._everywhere())
+def _told(first: Mistake, second: Mistake, fitting: list[Mistake]) -> str:
+    """Both sentences; where one explains this input alone, the other has time."""
+    for one in (first, second):
+        if one in fitting:
+            return one.says
+    return f"Two things at once. {first.says} And: {second.says}"
 
-    def _places(self, mistake: Mistake) -> int:
-        """On how many inputs it does what the learner's function does."""
-        other = self._answer(mistake)
-        return sum(self._fits(other, *where) for where in self._everywhere())
 
-    def _everywhere(self) -> Iterator[tuple[Property, int, Input]]:
-        for part in self.task.properties:
-            for i, one in enumerate(part.cases):
-                yield part, i, one
+def _shown(here: Trial, function: Function, everywhere: Trials) -> str:
+    """What holds for certain, whatever mistake it is."""
+    got = here.got
+    if got.refusal and got.refusal.because:
+        return got.refusal.because
+    if got.error:
+        return meaning(got.error, here.task.errors)
+    found = unused(here, function, everywhere) or added(here)
+    found = found or counted(everywhere, here)
+    return found or _made_of_the_reference(here, everywhere)
 
-    def _two_at_once(self, mistakes: list[Mistake], here: list[Mistake]) -> str:
-        """Two edits of the reference that together do what the learner's does.
 
-        Where one of them explains this input alone, the other has time.
-        """
-        edits = [m for m in mistakes if isinstance(m.code, str)]
-        for first, second in combinations(edits, 2):
-            try:
-                both = edited(self.task.reference, f"{first.code}{NEXT}{second.code}")
-            except (ValueError, SyntaxError):
-                continue
-            if self._fits_here(both) and self._fits_everywhere(both):
-                for one in (first, second):
-                    if one in here:
-                        return one.says
-                return f"Two things at once. {first.says} And: {second.says}"
+def _made_of_the_reference(here: Trial, everywhere: Trials) -> str:
+    """An argument or a result that was changed on the way, on every input alike."""
+    at = next((x for x in (here, *everywhere) if isinstance(x.one, Case)), None)
+    if at is None:
         return ""
+    given = at.one.make(torch.Generator().manual_seed(at.seed))
+    for mistake in grammar(here.task, given, at.wanted.raw):
+        if here.fits(mistake.code, whole=False):
+            if all(one.fits(mistake.code) for one in everywhere):
+                return mistake.says
+    return ""
 
-    def _same_shapes(self, other: Function, got: Seen) -> bool:
-        one, _, wanted = self._failed()
-        seed = self.property.seed(self.seed, self.place)
-        seen = observe(self.task, other, one, seed, wanted)
-        return bool(seen.refusal) and shapes_alike(seen.raw, got.raw)
+
+def _perhaps(
+    here: Trial,
+    mistakes: list[Mistake],
+    fitting: list[Mistake],
+    everywhere: Trials,
+) -> str:
+    """The likeliest mistake, then what the numbers say, then a guess."""
+    share = {m.says: _share(_answer(m, here), everywhere) for m in fitting}
+    best = max(share, key=share.__getitem__, default="")
+    if best and share[best] >= LIKELY:
+        return f"Perhaps: {best}"
+    told = symptom(here, everywhere)
+    if told or here.part.otherwise:
+        return told or f"Perhaps: {here.part.otherwise}"
+    return places(here)
+
+
+def _share(other: Function, everywhere: Trials) -> float:
+    """Of the inputs on which one of the two is wrong, how many they do alike."""
+    telling = [one for one in everywhere if one.wrong or not one.right(one.see(other))]
+    return sum(one.fits(other) for one in telling) / max(len(telling), 1)

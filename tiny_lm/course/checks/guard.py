@@ -30,8 +30,8 @@ MODE = (
     "leave the model as it came."
 )
 SEED = (
-    "To seed the global random numbers changes what every later cell of the program "
-    "draws. Use the generator that is handed over, or none."
+    "Global random numbers were seeded, or Python's and numpy's drawn: every later "
+    "cell then draws others. Use the generator that is handed over, or none."
 )
 SETTING = "This holds for everything that runs afterwards. Put it back, or leave it."
 

@@ -8,6 +8,7 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tiny_lm.course.checks import slips
@@ -41,6 +42,7 @@ class Mistake:
         return self.code
 
 
+@cache
 def edited(reference: Function, edits: str) -> Function:
     """The reference with some of its text replaced.
 

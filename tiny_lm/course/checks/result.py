@@ -28,6 +28,7 @@ HOLDS_ON = (
     "computed from, and later cells count on a number. `.item()` or `float(…)` makes "
     "one."
 )
+PLAIN = "One plain number is wanted: no text, no tuple, no list."
 NO_TENSOR = (
     "Later cells go on with a tensor. A detour through numpy, lists or numbers also "
     "loses the gradient."
@@ -79,7 +80,9 @@ def conform(got: Any, like: Any, names: Sequence[str], any_width: bool) -> Any:
         return _one(got, like, names[0] if names else "", any_width)
     wanted = f"{COUNTS[len(like)]}: {', '.join(names)}"
     if not isinstance(got, tuple | list) or len(got) != len(like):
-        because = "" if isinstance(got, tuple | list) else COMMA
+        because = (
+            f"{len(got)} results came." if isinstance(got, tuple | list) else COMMA
+        )
         raise Misfit(wanted, show(got), because)
     try:
         return tuple(
@@ -108,7 +111,9 @@ def _one(got: Any, like: Any, name: str, any_width: bool) -> Any:
         return torch.as_tensor(float(got), dtype=torch.float64)
     if not isinstance(got, Tensor):
         because = PAIR if isinstance(got, tuple) else NO_TENSOR
-        raise Misfit(f"{name}: a tensor", f"{show(got)}, a {_type(got)}", because)
+        raise Misfit(
+            f"{name}: a tensor".lstrip(": "), f"{show(got)}, a {_type(got)}", because
+        )
     because = _dtype(got, like, any_width)
     if because:
         wanted = str(like.dtype).removeprefix("torch.")
@@ -154,9 +159,12 @@ def _dtype(got: Tensor, like: Tensor, any_width: bool) -> str:
 
 def _number(got: Any, like: Any, name: str) -> Any:
     if isinstance(got, Tensor):
-        raise Misfit(f"{name}: a plain number", f"{show(got)}, a tensor", HOLDS_ON)
+        raise Misfit(
+            f"{name}: a plain number".lstrip(": "), f"{show(got)}, a tensor", HOLDS_ON
+        )
     if not isinstance(got, type(like)) and not isinstance(got, Real):
-        raise Misfit(f"{name}: a {_type(like)}", f"{show(got)}, a {_type(got)}", "")
+        told = f"{show(got)}, a {_type(got)}"
+        raise Misfit(f"{name}: a {_type(like)}".lstrip(": "), told, PLAIN)
     return got
 
 

@@ -29,13 +29,15 @@ class Seen:
         raw: what the function returned.
         value: what is compared of it, by name.
         refusal: why there is nothing to compare.
-        error: its message, where one was raised.
+        error: its message, where the function raised one.
+        stumble: the message of what its result made the check raise.
     """
 
     raw: Any = None
     value: Any = None
     refusal: Mismatch | None = None
     error: str = ""
+    stumble: str = ""
     printed: str = ""
 
 
@@ -55,7 +57,7 @@ def observe(
         NotDone: the function is the stub.
     """
     answer, seen = Answer(function, task.name), Seen()
-    torch.manual_seed(SEED)
+    torch.default_generator.manual_seed(SEED)
     generator = Generator().manual_seed(seed)
     try:
         if isinstance(one, Probe):
@@ -71,6 +73,7 @@ def observe(
         raise
     except Exception as error:  # the check stumbled over what came back
         seen.refusal = answer.unreadable(error)
+        seen.stumble = f"{type(error).__name__}: {error}"
     seen.error, seen.printed = answer.error, answer.printed.getvalue()
     return seen
 
@@ -121,8 +124,9 @@ def _slopes(value: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tenso
 
 def alike(one: Seen, other: Seen, tolerance: float) -> bool:
     """Whether two functions did the same: value, error, or result of a wrong kind."""
-    if one.error or other.error:
-        return _text(one.error) == _text(other.error)
+    told = [_text(seen.error or seen.stumble) for seen in (one, other)]
+    if any(told):
+        return told[0] == told[1]
     if one.refusal or other.refusal:
         if one.raw is None or not (one.refusal and other.refusal):
             return False

@@ -24,6 +24,7 @@ class Property:
         mistakes: answers that this property must refuse.
         only: names of the parts that are compared; all, where it is None. Kinds and
             shapes of all results are.
+        otherwise: what to say, with *perhaps*, where no mistake explains an answer.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Property:
     mistakes: list[Mistake]
     tolerance: float
     only: tuple[str, ...] | None = None
+    otherwise: str = ""
 
     def mistake(self, says: str) -> Callable[[Function], Function]:
         """Add a wrong answer that is more than an edit of the reference."""
@@ -46,10 +48,11 @@ class Property:
         return zlib.crc32(self.text.encode()) % 100_000 + 1000 * i + seed
 
     def part(self, value: Any) -> Any:
-        """What is compared of what was seen."""
-        if self.only is None or not isinstance(value, dict):
+        """What is compared of what was seen: no clues, whose names begin with "_"."""
+        if not isinstance(value, dict):
             return value
-        return {name: value[name] for name in self.only}
+        names = [name for name in value if not name.startswith("_")]
+        return {n: value[n] for n in (names if self.only is None else self.only)}
 
 
 def as_it_is(result: Any, *arguments: Any) -> Any:
@@ -122,6 +125,7 @@ class Spec:
         mistakes: dict[str, str] | None = None,
         tolerance: float | None = None,
         only: tuple[str, ...] | None = None,
+        otherwise: str = "",
     ) -> Property:
         """Add a property.
 
@@ -132,7 +136,7 @@ class Spec:
         """
         flat = [x for c in cases for x in (c if isinstance(c, list) else [c])]
         known = [Mistake(code, says) for code, says in (mistakes or {}).items()]
-        one = Property(text, flat, known, tolerance or self.tolerance, only)
+        one = Property(text, flat, known, tolerance or self.tolerance, only, otherwise)
         self.properties.append(one)
         return one
 

@@ -4,18 +4,11 @@ Chapter: index
 Source: course
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from tiny_lm.course.checks.answer import NotDone
-from tiny_lm.course.checks.case import Case, Input
-from tiny_lm.course.checks.expect import difference, same, shape, show
-from tiny_lm.course.checks.seen import Seen, observe
-from tiny_lm.course.checks.spec import Property, Spec
+from tiny_lm.course.checks.expect import difference, numbers, same, show
+from tiny_lm.course.checks.trial import Trial, Trials
 
 CUT = (
     "Without a gradient, nothing behind this learns. .detach(), .item(), .data, numpy, "
@@ -26,6 +19,10 @@ NAN = "There are NaNs: they come of 0 / 0, of 0 · inf and of inf − inf."
 INF = (
     "A number grew beyond what its dtype holds: exp of 89 is infinite in float32, and "
     "the logarithm of 0 is, too. Is there a form that never makes such numbers?"
+)
+FLOAT32 = (
+    "The inputs are float64 here, and the result is as exact as float32: `.float()`, "
+    "or a torch.zeros(…) without a dtype, loses half of the digits."
 )
 MOODY = (
     "Asked again on the same input, it gives what is wanted. Something is kept between "
@@ -38,23 +35,48 @@ REPEATED = "Row 0 is right, and the other rows repeat it: each has its own."
 ROUGH = "Close, and not equal: something was rounded, or left out that is small."
 
 
-def symptom(got: Seen, wanted: Seen, at: Property) -> str:
+def symptom(here: Trial, everywhere: Trials) -> str:
     """What the numbers have in common with the wanted ones, or nothing."""
-    if got.refusal or wanted.refusal:
+    tolerance = here.tolerance
+    if here.got.refusal or here.wanted.refusal:
         return ""
-    tolerance = at.tolerance
-    a, b = at.part(got.value), at.part(wanted.value)
-    if same(a, b, tolerance):
+    if same(*here.values, tolerance):
         return MOODY
-    a, b, name = difference(a, b, tolerance)
-    if not isinstance(a, Tensor | int | float) or isinstance(a, bool):
+    name = difference(*here.values, tolerance)[2]
+    pair = _numbers(here, name)
+    if pair is None:
         return ""
-    a, b = (torch.as_tensor(x).detach().double() for x in (a, b))
-    if a.shape != b.shape:
-        return ""
+    a, b = pair
     if name.startswith("gradient") and not (a.any() and b.any()):
         return REACHED if a.any() else CUT
-    return _of_numbers(a, b, tolerance)
+    if a.numel() > 1:
+        return _of_numbers(a, b, tolerance)
+    return (
+        _of_numbers(a, b, tolerance) if not a.isfinite() else _ratio(everywhere, name)
+    )
+
+
+def _numbers(one: Trial, name: str) -> tuple[Tensor, Tensor] | None:
+    """A part of what was got and wanted, as numbers of one shape."""
+    if not isinstance(one.got.value, dict) or name not in one.got.value:
+        return None
+    a, b = one.got.value[name], one.wanted.value[name]
+    if any(not isinstance(x, Tensor | int | float) for x in (a, b)):
+        return None
+    a, b = numbers(a), numbers(b)
+    return (a, b) if a.shape == b.shape else None
+
+
+def _ratio(everywhere: Trials, name: str) -> str:
+    """By what a single number is off, where it is by the same on every input."""
+    pairs = [_numbers(one, name) for one in everywhere if one.wrong]
+    pairs = [pair for pair in pairs if pair is not None]
+    if len(pairs) < 2 or not all(b.all() for _, b in pairs):
+        return ""
+    ratios = torch.cat([(a / b).flatten() for a, b in pairs])
+    if not ratios.isfinite().all() or not same(ratios, ratios[:1].expand_as(ratios)):
+        return ""
+    return SIGN if ratios[0] == -1 else f"It is {show(ratios[0])} times what is wanted."
 
 
 def _of_numbers(a: Tensor, b: Tensor, tolerance: float) -> str:
@@ -64,13 +86,15 @@ def _of_numbers(a: Tensor, b: Tensor, tolerance: float) -> str:
         return INF
     if a.numel() > 1 and not a.any():
         return NOTHING
+    if same(a, b, 1e-5):
+        return FLOAT32
     if same(a, -b, tolerance):
         return SIGN
     if a.dim() and same(a.flatten().sort().values, b.flatten().sort().values):
         return PLACES
     if a.dim() > 1 and len(a) > 1 and same(a, b[:1].expand_as(b), tolerance):
         return REPEATED
-    return _in_proportion(a, b, tolerance) or _rows(a, b, tolerance)
+    return _in_proportion(a, b, tolerance)
 
 
 def _in_proportion(a: Tensor, b: Tensor, tolerance: float) -> str:
@@ -79,82 +103,23 @@ def _in_proportion(a: Tensor, b: Tensor, tolerance: float) -> str:
         return ""
     ratio = (a[both] / b[both]).median()
     if ratio != 0 and same(a, ratio * b, tolerance) and (ratio - 1).abs() > 0.02:
-        every = "Every number is" if a.numel() > 1 else "It is"
-        return f"{every} {show(ratio)} times what is wanted."
+        return f"Every number is {show(ratio)} times what is wanted."
     gap = (a - b).median()
-    if a.numel() > 1 and same(a, b + gap, tolerance):
+    if same(a, b + gap, tolerance):
         return f"Every number is off by the same: {show(gap)}."
     return ROUGH if same(a, b, 2e-2) else ""
 
 
-def _rows(a: Tensor, b: Tensor, tolerance: float) -> str:
-    """How many rows are right, where some are."""
-    if a.dim() < 2 or len(a) < 2:
+def places(here: Trial) -> str:
+    """Which places along which dim are right, where some are."""
+    if here.got.refusal or here.wanted.refusal:
         return ""
-    right = [same(x, y, tolerance) for x, y in zip(a, b, strict=True)]
-    if not any(right):
-        return ""
-    return f"{sum(right)} of {len(a)} rows are right; row {right.index(False)} is not."
-
-
-def unused(task: Spec, function: Callable[..., Any], one: Input, seed: int) -> str:
-    """An argument that changes the reference's result and not the learner's."""
-    if not isinstance(one, Case):
-        return ""
-    base = _value(task, function, one, seed)
-    for i, name in enumerate(task.arguments):
-        other = replace(one, make=_with_other(one, i), slopes=())
-        if base is None or not _changes(task, task.reference, one, other, seed):
-            continue
-        if _changes(task, function, one, other, seed) is False:
-            return f"Is `{name}` used? With another, the same comes out."
+    name = difference(*here.values, here.tolerance)[2]
+    a, b = _numbers(here, name) or (torch.zeros(0), torch.zeros(0))
+    for dim, size in enumerate(a.shape):
+        pairs = zip(a.unbind(dim), b.unbind(dim), strict=True)
+        right = [same(x, y, here.tolerance) for x, y in pairs]
+        if any(right) and size > 2:
+            wrong = show([i for i, good in enumerate(right) if not good][:6])
+            return f"Wrong at {wrong} of {size} along dim {dim}, and right elsewhere."
     return ""
-
-
-def _with_other(one: Case, i: int) -> Callable[..., tuple[Any, ...]]:
-    """The same arguments, but the i-th."""
-
-    def make(generator: torch.Generator) -> tuple[Any, ...]:
-        given = list(one.make(generator))
-        x = given[i]
-        if isinstance(x, Tensor) and x.numel():
-            given[i] = x.flip(-1) if x.is_floating_point() else x.flip(0)
-            if same(given[i], x) and x.is_floating_point():
-                given[i] = x + torch.arange(x.numel()).view(x.shape).to(x)
-        elif isinstance(x, float):
-            given[i] = 0.7 * x
-        elif isinstance(x, int):
-            given[i] = x - 1 if x > 1 else x + 1
-        return tuple(given)
-
-    return make
-
-
-def _value(
-    task: Spec, function: Callable[..., Any], one: Case, seed: int
-) -> dict[str, Any] | None:
-    try:
-        return observe(task, function, replace(one, slopes=()), seed).value
-    except NotDone:
-        return None
-
-
-def _changes(
-    task: Spec, function: Callable[..., Any], one: Case, other: Case, seed: int
-) -> bool | None:
-    """Whether the result changes with the argument; nothing where that is unknown."""
-    a, b = (_value(task, function, x, seed) for x in (one, other))
-    if a is None or b is None:
-        return None
-    return not same(a, b)
-
-
-def shapes_alike(one: Any, other: Any) -> bool:
-    """The same number of results, of the same shapes."""
-    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
-        return [shape(x) for x in one] == [shape(x) for x in other]
-    return (
-        isinstance(one, Tensor)
-        and isinstance(other, Tensor)
-        and (one.shape == other.shape)
-    )

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from tiny_lm.course.checks.answer import NotDone
-from tiny_lm.course.checks.case import Input, describe
+from tiny_lm.course.checks.case import describe
 from tiny_lm.course.checks.expect import Mismatch, same, told
-from tiny_lm.course.checks.explain import Explainer
+from tiny_lm.course.checks.explain import because
 from tiny_lm.course.checks.report import Outcome, block
-from tiny_lm.course.checks.seen import Seen, observe
 from tiny_lm.course.checks.spec import Function, Property, Spec
+from tiny_lm.course.checks.trial import Trial, trial
 
 TASKS: dict[str, "Task"] = {}  # every task that has been imported, by its id
 
@@ -38,13 +38,19 @@ class Task(Spec):
         super().__post_init__()
         TASKS[self.id] = self
 
-    def outcome(self, function: Function, seed: int = 0) -> Outcome:
-        """Check without a word; the caller's random numbers stay as they were."""
+    def outcome(
+        self, function: Function, seed: int = 0, explain: bool = True
+    ) -> Outcome:
+        """Check without a word; the caller's random numbers stay as they were.
+
+        Args:
+            explain: find out which mistake an answer makes, which takes a moment.
+        """
         texts = tuple(one.text for one in self.properties)
         with torch.random.fork_rng(devices=[]):
             for passed, one in enumerate(self.properties):
                 try:
-                    found = self._refusal(one, function, seed)
+                    found = self._refusal(one, function, seed, explain)
                 except NotDone:
                     return Outcome(texts, passed, done=False)
                 if found is not None:
@@ -53,28 +59,17 @@ class Task(Spec):
         return Outcome(texts, len(texts))
 
     def _refusal(
-        self, one: Property, function: Function, seed: int
+        self, one: Property, function: Function, seed: int, explain: bool
     ) -> tuple[Mismatch, str] | None:
         """Why a property does not hold, and what was printed; nothing where it does."""
-        for i, given in enumerate(one.cases):
-            at = one.seed(seed, i)
-            wanted = observe(self, self.reference, given, at)
-            got = observe(self, function, given, at, wanted)
-            mismatch = got.refusal or self._mismatch(one, given, at, got, wanted)
+        for i in range(len(one.cases)):
+            here = trial(self, function, one, i, seed)
+            mismatch = here.got.refusal or _mismatch(here)
             if mismatch is not None:
-                explainer = Explainer(self, function, (one, i), seed)
-                mismatch.because = explainer.because()
-                return mismatch, got.printed
+                if explain:
+                    mismatch.because = _because(here, function, seed)
+                return mismatch, here.got.printed
         return None
-
-    def _mismatch(
-        self, one: Property, given: Input, at: int, got: Seen, wanted: Seen
-    ) -> Mismatch | None:
-        a, b = one.part(got.value), one.part(wanted.value)
-        if same(a, b, one.tolerance):
-            return None
-        on = describe(given, at, self.arguments)
-        return Mismatch(on, *told(a, b, one.tolerance))
 
     def report(self, outcome: Outcome) -> str:
         """What the learner reads."""
@@ -108,6 +103,21 @@ class Task(Spec):
             raise CheckFailed(f"Task {self.id} is not done yet.")
         if not outcome.holds:
             raise CheckFailed(f"Task {self.id} is not passed yet.")
+
+
+def _because(here: Trial, function: Function, seed: int) -> str:
+    try:
+        return because(here, function, seed)
+    except Exception:  # whatever a strange result does to a guess, it is told
+        return ""
+
+
+def _mismatch(here: Trial) -> Mismatch | None:
+    got, wanted = here.values
+    if same(got, wanted, here.tolerance):
+        return None
+    on = describe(here.one, here.seed, here.task.arguments)
+    return Mismatch(on, *told(got, wanted, here.tolerance))
 
 
 _last: Task | None = None

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from tiny_lm import data
+from tiny_lm import console, data
 from tiny_lm.course.experiments import (
     attentions,
     fp8_plan,
@@ -49,10 +48,13 @@ from tiny_lm.course.experiments.records import (
     Store,
     Text,
     assemble,
+    trained,
     write_json,
 )
 from tiny_lm.course.experiments.together import Together
+from tiny_lm.files import prepare, read_json
 from tiny_lm.model import LanguageModel
+from tiny_lm.runs import load_weights
 
 READERS = "moe_readers"
 
@@ -65,8 +67,9 @@ class Session:
     sources: Sources
     pool: Pool
     out: Path
-    fp8_scales: dict[str, fp8_plan.Scale]
-    mla_scale: attentions.Scale
+    fp8: dict[str, Experiment]
+    mla: attentions.Scale
+    recorded: Path | None = None  # results whose runs are taken over, if unchanged
 
     def record(self, names: Iterable[str]) -> None:
         """Train what is missing for these experiments, and write their results."""
@@ -75,18 +78,13 @@ class Session:
             self._record_moe(names)
         if names & set(MLA_NAMES):
             self._record_mla(names)
-        for preset, scale in self.fp8_scales.items():
-            for experiment in (
-                fp8_plan.pairs(preset, scale),
-                fp8_plan.branches(preset, scale),
-            ):
-                if experiment.name in names:
-                    self._record_fp8(experiment)
+        for name in sorted(names & self.fp8.keys(), key=list(self.fp8).index):
+            self._record_fp8(self.fp8[name])
 
     def _record_mla(self, names: set[str]) -> None:
         pool = self.pool
         runs = Together(pool.store, pool.parts, pool.device, pool.commit)
-        for result in attentions.results(names, self.mla_scale, runs):
+        for result in attentions.results(names, self.mla, runs):
             self._write(result)
 
     def _record_fp8(self, experiment: Experiment) -> None:
@@ -101,16 +99,26 @@ class Session:
 
     def _record_moe(self, names: set[str]) -> None:
         sweep = plan.learning_rates(self.scale)
+        self._take_over(sweep)
         self.pool.train(list(sweep.runs))
         self._write(assemble(sweep, self.pool.store))
         others = plan.comparisons(self.scale, self.best_rates(sweep))
         wanted = [e for e in others if e.name in names]
         watched = _watched(others) if READERS in names else []
-        self.pool.train([run for e in wanted for run in e.runs] + watched)
         for experiment in wanted:
-            self._write(assemble(experiment, self.pool.store))
+            self._take_over(experiment)
+        self.pool.train([run for e in wanted for run in e.runs] + watched)
+        for experiment in (trained(e, self.pool.store) for e in wanted):
+            if experiment.runs:
+                self._write(assemble(experiment, self.pool.store))
         for run in watched:
             self._write(self.watch(run))
+
+    def _take_over(self, experiment: Experiment) -> None:
+        path = self.recorded / f"{experiment.name}.json" if self.recorded else None
+        if path and path.is_file():
+            result = read_json(path)
+            self.pool.store.take_over(experiment.runs, result)
 
     def best_rates(self, sweep: Experiment) -> dict[str, float]:
         """For each model, the learning rate of its best short run."""
@@ -124,7 +132,7 @@ class Session:
         """What each expert of a trained model reads, on files it never saw."""
         store, device = self.pool.store, self.pool.device
         model = LanguageModel(run.config, products=products_for(device))
-        model.load_state_dict(load_file(store.weights_path(run)))
+        model.load_state_dict(load_weights(store.weights_path(run)))
         tokens, classes = readers.windows(
             self._validation_documents(),
             run.training.seq_len,
@@ -161,7 +169,7 @@ def _watched(experiments: list[Experiment]) -> list[Run]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tiny_lm.course.experiments")
+    parser = console.Parser(prog="python -m tiny_lm.course.experiments")
     add = parser.add_argument
     has_gpu = torch.cuda.is_available()
     add("--device", choices=("cpu", "cuda"), default="cuda" if has_gpu else "cpu")
@@ -171,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--corpus", type=Path, help="a packed corpus in place of the libraries here")
     add("--pack-corpus", type=Path, help="write the corpus to this file, and stop")
     add("--out", type=Path, help="folder of the results; default chapters/_results")
+    add("--recorded", type=Path, help="folder of results; their runs are not repeated")
     add("--seconds", type=float, default=math.inf, help="start no run after so many")
     add("--commit", help="of the code, where git cannot say")
     return parser
@@ -193,11 +202,12 @@ def _session(args: argparse.Namespace, sources: Sources) -> Session:
     store = Store(work / "runs", text, precision(args.device))
     commit = args.commit or _commit()
     out = args.out or (work / "results" if args.short else RESULTS)
-    deadline = time.time() + args.seconds
+    prepare(out)
+    deadline = time.monotonic() + args.seconds
     pool = Pool(store, parts, args.device, commit, args.jobs, deadline=deadline)
-    fp8_scales = fp8_plan.SHORT if args.short else fp8_plan.FULL
-    mla_scale = attentions.Scale.toy() if args.short else attentions.Scale()
-    return Session(scale, sources, pool, out, fp8_scales, mla_scale)
+    fp8 = fp8_plan.experiments(args.short)
+    mla = attentions.Scale.toy() if args.short else attentions.Scale()
+    return Session(scale, sources, pool, out, fp8, mla, args.recorded)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -210,6 +220,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     if args.jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {args.jobs}")
+    if not args.seconds > 0:
+        raise ValueError(f"--seconds must be positive, got {args.seconds}")
     libraries = SHORT if args.short else DISTRIBUTIONS
     sources = unpack(args.corpus) if args.corpus else gather(libraries)
     if args.pack_corpus:
@@ -221,4 +233,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

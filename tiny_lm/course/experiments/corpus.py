@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tiny_lm.data import Corpus, Document
+from tiny_lm.files import to_json
 
 DISTRIBUTIONS = """
 torch sympy numpy sqlalchemy matplotlib networkx fonttools pygments sphinx ipython
@@ -85,7 +86,11 @@ def _text(file: Path) -> bytes:
 
 
 def pack(sources: Sources, path: Path) -> None:
-    """Write a corpus as one compressed file, for a machine with other libraries."""
+    """Write a corpus as one compressed file, for a machine with other libraries.
+
+    Raises:
+        ValueError: there is a file of that name, or none can be written.
+    """
     corpus = sources.corpus
     about = {
         "name": corpus.name,
@@ -93,10 +98,13 @@ def pack(sources: Sources, path: Path) -> None:
         "documents": [[d.name, len(d.text)] for d in corpus.documents],
         "sha256": corpus.sha256,
     }
-    with lzma.open(path, "wb") as file:
-        file.write(json.dumps(about).encode() + b"\n")
-        for document in corpus.documents:
-            file.write(document.text)
+    try:
+        with lzma.open(path, "xb") as file:  # what is there already stays
+            file.write(to_json(about).encode() + b"\n")
+            for document in corpus.documents:
+                file.write(document.text)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
 
 
 def unpack(path: Path) -> Sources:

@@ -52,13 +52,17 @@ def ladder() -> dict[str, dict[str, object]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How long runs are, and of how many seeds; branches have a rate of their own."""
+    """How long runs are, and of how many seeds; branches have a rate of their own.
+
+    The last evaluation reads so many tokens; None: a branch reads as many as a pair.
+    """
 
     pair: TrainConfig
     branch: TrainConfig
     pair_seeds: int
     branch_seeds: int
-    validation_tokens: int  # of the last evaluation
+    validation_tokens: int
+    branch_validation_tokens: int | None = None
 
 
 def _full(batch_size: int, lr: float, **seeds: int) -> Scale:
@@ -82,18 +86,22 @@ FULL = {
     "tiny": _full(64, 3e-3, pair_seeds=5, branch_seeds=4),
     "wide": _full(32, 1.5e-3, pair_seeds=3, branch_seeds=3),
 }
+# The same branches where there is no GPU: a quarter of the batch, half of the steps.
+WITHOUT_GPU = replace(
+    FULL["tiny"],
+    branch=replace(FULL["tiny"].branch, batch_size=16, steps=100, warmup_steps=10),
+    branch_seeds=2,
+    branch_validation_tokens=2**16,
+)
 _TOY = TrainConfig(
     steps=4, batch_size=4, seq_len=32, warmup_steps=1, eval_every=2, eval_batches=2
 )
-SHORT = dict.fromkeys(
-    FULL,
-    Scale(
-        pair=_TOY,
-        branch=replace(_TOY, steps=2, lr=3e-4, final_lr=3e-5),
-        pair_seeds=1,
-        branch_seeds=1,
-        validation_tokens=2**9,
-    ),
+TOY = Scale(
+    pair=_TOY,
+    branch=replace(_TOY, steps=2, lr=3e-4, final_lr=3e-5),
+    pair_seeds=1,
+    branch_seeds=1,
+    validation_tokens=2**9,
 )
 
 
@@ -123,35 +131,48 @@ def _runs(
         yield replace(like, label=label, config=config, moved=moved, training=training)
 
 
-def _like(preset: str, scale: Scale, training: TrainConfig) -> Run:
+def _like(preset: str, training: TrainConfig, validation_tokens: int) -> Run:
     return Run(
         label=PLAIN,
         config=model(preset),
         training=training,
         exact=True,
-        validation_tokens=scale.validation_tokens,
+        validation_tokens=validation_tokens,
     )
 
 
-def pairs(preset: str, scale: Scale) -> Experiment:
+def pairs(name: str, preset: str, scale: Scale) -> Experiment:
     """FP8 against FP32 against the null twin, from the start."""
     of_arms = arms(preset, with_ladder=False)
-    like = _like(preset, scale, scale.pair)
+    like = _like(preset, scale.pair, scale.validation_tokens)
     first, *others = _runs(of_arms, scale.pair_seeds, like)
     return Experiment(
-        name="fp8_pairs" if preset == "tiny" else "fp8_pairs_wide",
+        name=name,
         question="Trained from the start, how far is FP8 from FP32?",
         runs=(replace(first, keep_weights=True), *others),
     )
 
 
-def branches(preset: str, scale: Scale) -> Experiment:
+def branches(name: str, preset: str, scale: Scale) -> Experiment:
     """Every rung of the ladder, from the checkpoint that the first FP32 run left."""
-    like = replace(
-        _like(preset, scale, scale.branch), start=pairs(preset, scale).runs[0]
-    )
+    tokens = scale.branch_validation_tokens or scale.validation_tokens
+    start = pairs(name, preset, scale).runs[0]
+    like = replace(_like(preset, scale.branch, tokens), start=start)
     return Experiment(
-        name="fp8_branches" if preset == "tiny" else "fp8_branches_wide",
+        name=name,
         question="From one checkpoint at a low rate, what does each choice cost?",
         runs=tuple(_runs(arms(preset), scale.branch_seeds, like)),
     )
+
+
+def experiments(short: bool = False) -> dict[str, Experiment]:
+    """All of them, by name; `short`: at toy length."""
+    tiny_runs, wide_runs = (TOY, TOY) if short else (FULL["tiny"], FULL["wide"])
+    found = (
+        pairs("fp8_pairs", "tiny", tiny_runs),
+        branches("fp8_branches", "tiny", tiny_runs),
+        branches("fp8_branches_cpu", "tiny", TOY if short else WITHOUT_GPU),
+        pairs("fp8_pairs_wide", "wide", wide_runs),
+        branches("fp8_branches_wide", "wide", wide_runs),
+    )
+    return {experiment.name: experiment for experiment in found}

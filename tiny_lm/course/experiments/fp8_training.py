@@ -19,7 +19,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tiny_lm import data, train
@@ -31,6 +30,7 @@ from tiny_lm.job import Job
 from tiny_lm.model import LanguageModel
 from tiny_lm.moe import LocalDispatcher
 from tiny_lm.parallel.wire import Packing, WireFormat, fp8_wire
+from tiny_lm.runs import load_weights
 
 DECAY = 0.99  # of the averaged weights: a hundred steps
 LOSSES_TOGETHER = 10  # steps whose training loss is one number of the record
@@ -56,7 +56,7 @@ def train_exact(
     t = run.training
     model = build(run.config, t.seed, device)
     if weights:
-        model.load_state_dict(load_file(weights, device=device))
+        model.load_state_dict(load_weights(weights))
     if run.moved:
         move_by_an_ulp(model)
     averaged = [p.detach().clone() for p in model.parameters()]

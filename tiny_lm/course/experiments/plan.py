@@ -160,6 +160,7 @@ def comparisons(scale: Scale, lr: dict[str, float]) -> list[Experiment]:
     """
     return [
         equal_flops(scale, lr),
+        other_rate(scale, lr),
         fewer_flops(scale, lr["moe"]),
         balance(scale, lr["moe"]),
         num_experts(scale, lr["moe"]),
@@ -180,6 +181,28 @@ def equal_flops(scale: Scale, lr: dict[str, float]) -> Experiment:
             )
             for config in (moe(), dense())
             for seed in MANY_SEEDS
+        ),
+    )
+
+
+def other_rate(scale: Scale, lr: dict[str, float]) -> Experiment:
+    """Each model at the learning rate that suited the other, whole seeds first.
+
+    The rates were chosen by one seed on a part of the schedule: with these runs both
+    models have been trained at both, all the way.
+    """
+    swapped = {"moe": lr["dense"], "dense": lr["moe"]}
+    return Experiment(
+        name="moe_other_rate",
+        question="Does the comparison depend on the rate that each model was given?",
+        runs=tuple(
+            Run(
+                label=config.name,
+                config=config,
+                training=_training(scale, swapped[config.name], seed),
+            )
+            for seed in MANY_SEEDS
+            for config in (moe(), dense())
         ),
     )
 

@@ -18,13 +18,13 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from tiny_lm import costs
 from tiny_lm.course.experiments.plan import Run
 from tiny_lm.course.experiments.products import check_grouped, products_for
 from tiny_lm.course.experiments.records import Store
 from tiny_lm.course.experiments.training import Parts, Tick, train_and_save
+from tiny_lm.journal import Bar
 from tiny_lm.layers import PLAIN
 
 Failures = dict[str, BaseException]  # by the name of the run's record
@@ -40,7 +40,7 @@ class Pool:
     commit: str
     jobs: int = 1
     progress: bool = True
-    deadline: float = math.inf  # by `time.time`: no run starts later
+    deadline: float = math.inf  # by `time.monotonic`: no run starts later
 
     def train(self, runs: list[Run]) -> None:
         """Train those that are not done; equal ones once.
@@ -54,7 +54,7 @@ class Pool:
             raise ValueError("device cuda was asked for, but torch sees no GPU here")
         steps = sum(run.training.steps for run in todo)
         about = f"{len(todo)} runs, {len(runs) - len(todo)} done or shared"
-        with tqdm(
+        with Bar(
             total=steps, desc=about, unit="step", disable=not self.progress
         ) as bar:
             work = self._one_by_one if self.jobs == 1 else self._at_once
@@ -81,7 +81,7 @@ class Pool:
             return todo
         return sorted(todo, key=_work, reverse=True)
 
-    def _one_by_one(self, todo: list[Run], bar: tqdm) -> Failures:
+    def _one_by_one(self, todo: list[Run], bar: Bar) -> Failures:
         failures = {}
         check_grouped(products_for(self.device), self.device)
         for run in todo:
@@ -91,10 +91,10 @@ class Pool:
                 failures[self.store.path(run).stem] = error
         return failures
 
-    def _at_once(self, todo: list[Run], bar: tqdm) -> Failures:
+    def _at_once(self, todo: list[Run], bar: Bar) -> Failures:
         context = get_context("spawn")
         counter = context.Value("q", 0)
-        threads = max((os.cpu_count() or 1) // self.jobs, 1)
+        threads = max(_processors() // self.jobs, 1)
         arrays = tuple(part.numpy() for part in self.parts)
         bare = replace(self, parts=())
         with ProcessPoolExecutor(
@@ -110,9 +110,16 @@ class Pool:
 
     def train_here(self, run: Run, tick: Tick) -> None:
         """Train one run in this process, done or not; nothing after the deadline."""
-        if time.time() > self.deadline:
+        if time.monotonic() > self.deadline:
             return
         train_and_save(run, self.store, self.parts, self.device, self.commit, tick)
+
+
+def _processors() -> int:
+    """Those that this process may use, which can be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _work(run: Run) -> tuple[int, int]:

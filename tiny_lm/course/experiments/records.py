@@ -11,25 +11,35 @@ from the records of its runs.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from tiny_lm import files
 from tiny_lm.course.experiments.corpus import Sources
 from tiny_lm.course.experiments.plan import Experiment, Run
+from tiny_lm.files import to_json, write_whole
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "chapters" / "_results"
 MOE_NAMES = (
     "moe_learning_rate",
     "moe_equal_flops",
+    "moe_other_rate",
     "moe_fewer_flops",
     "moe_balance",
     "moe_num_experts",
     "moe_readers",
 )
-FP8_NAMES = ("fp8_pairs", "fp8_branches", "fp8_pairs_wide", "fp8_branches_wide")
+FP8_NAMES = (
+    "fp8_pairs",
+    "fp8_branches",
+    "fp8_branches_cpu",
+    "fp8_pairs_wide",
+    "fp8_branches_wide",
+)
 MLA_NAMES = (
     "mla_text_learning_rate",
     "mla_text",
@@ -38,6 +48,8 @@ MLA_NAMES = (
     "mla_rank",
 )
 NAMES = MOE_NAMES + MLA_NAMES + FP8_NAMES
+# Written by `tiny_lm.course.bench.hardware` on a GPU.
+MEASURED = ("hardware_bits",)
 
 Record = dict[str, Any]
 
@@ -48,12 +60,21 @@ def read(name: str, folder: Path = RESULTS) -> Record:
     Raises:
         ValueError: no such experiment, or it has not been recorded.
     """
-    if name not in NAMES:
-        raise ValueError(f"unknown experiment {name!r}; there are: {', '.join(NAMES)}")
-    path = folder / f"{name}.json"
+    known = NAMES + MEASURED
+    if name not in known:
+        raise ValueError(f"unknown experiment {name!r}; there are: {', '.join(known)}")
+    return read_json(folder / f"{name}.json")
+
+
+def read_json(path: Path) -> Record:
+    """A record.
+
+    Raises:
+        ValueError: it has not been written.
+    """
     if not path.is_file():
-        raise ValueError(f"no record of {name}: run `make experiments`")
-    return json.loads(path.read_text())
+        raise ValueError(f"no record of {path.stem}: run `make experiments`")
+    return files.read_json(path)
 
 
 @dataclass(frozen=True)
@@ -104,7 +125,7 @@ class Store:
         if run.exact:  # else as it always was, so that old records are found
             start = self._key(run.start) if run.start else None
             decides[3:] = ["exact", run.moved, start, run.validation_tokens]
-        text = json.dumps(decides, sort_keys=True)
+        text = json.dumps(decides, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def is_done(self, run: Run) -> bool:
@@ -118,19 +139,36 @@ class Store:
 
     def load(self, run: Run) -> Record:
         """The run's record, under the label of this experiment."""
-        return {"label": run.label} | json.loads(self.path(run).read_text())
+        return {"label": run.label} | read_json(self.path(run))
 
     def save(self, run: Run, record: Record) -> None:
         """Write the run's record whole or not at all."""
         write_json(self.path(run), record)
 
+    def take_over(self, runs: Iterable[Run], result: Record) -> None:
+        """Keep the records of a result whose runs are these, unchanged.
+
+        Same model, training, text and precision; all others are left to be trained.
+        """
+        same_text = result["corpus"]["sha256"] == self.text.sha256
+        if not same_text or result["precision"] != self.precision:
+            return
+        for run in runs:
+            training = json.loads(to_json(asdict(run.training)))
+            found = [
+                record
+                for record in result["runs"]
+                if (record["config"], record["training"])
+                == (run.config.to_dict(), training)
+            ]
+            if found and not self.has_record(run):
+                self.save(run, {k: v for k, v in found[0].items() if k != "label"})
+
 
 def write_json(path: Path, record: Record) -> None:
-    """Write under another name first, so that no half-written file has this one."""
+    """Write a record whole or not at all; NaN is none that JSON knows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(record) + "\n")
-    draft.replace(path)
+    write_whole(path, to_json(record) + "\n")
 
 
 def assemble(experiment: Experiment, store: Store) -> Record:
@@ -154,6 +192,12 @@ def assemble(experiment: Experiment, store: Store) -> Record:
         "validation_tokens": newest["validation_tokens"],
         "runs": runs,
     }
+
+
+def trained(experiment: Experiment, store: Store) -> Experiment:
+    """The experiment with those of its runs that are done: time may have run out."""
+    done = tuple(run for run in experiment.runs if store.has_record(run))
+    return replace(experiment, runs=done)
 
 
 def _shared(settings: list[Record]) -> Record:

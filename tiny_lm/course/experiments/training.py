@@ -15,7 +15,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tiny_lm import costs, train
@@ -23,9 +22,11 @@ from tiny_lm.course.experiments.fp8_training import train_exact
 from tiny_lm.course.experiments.plan import Run
 from tiny_lm.course.experiments.products import products_for
 from tiny_lm.course.experiments.records import ROOT, Record, Store, today
+from tiny_lm.files import to_json
 from tiny_lm.gpus import mesh
 from tiny_lm.job import Job
 from tiny_lm.model import LanguageModel
+from tiny_lm.runs import save_weights
 
 Parts = tuple[Tensor, Tensor]  # bytes to train on, bytes to validate on
 Tick = Callable[[], None]
@@ -51,8 +52,7 @@ def train_and_save(
     record["seconds"] = round(time.perf_counter() - started, 1)
     if run.keep_weights:
         store.folder.mkdir(parents=True, exist_ok=True)
-        state = {name: x.cpu().contiguous() for name, x in model.state_dict().items()}
-        save_file(state, store.weights_path(run))
+        save_weights(store.weights_path(run), model.state_dict())
     store.save(run, record)
 
 
@@ -97,7 +97,7 @@ def describe(run: Run, device: str, commit: str) -> Record:
     return {
         "seed": t.seed,
         "config": run.config.to_dict(),
-        "training": json.loads(json.dumps(asdict(t))),  # lists, as they come back
+        "training": json.loads(to_json(asdict(t))),  # lists, as they come back
         "params_total": count.total,
         "params_active": count.active,
         "flops_per_token": costs.flops_per_token(run.config, t.seq_len),
@@ -112,11 +112,11 @@ def describe(run: Run, device: str, commit: str) -> Record:
 
 def versions() -> dict[str, str]:
     """Of what computes. The course's own is read from its files: a copy may do."""
-    own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "tiny_lm": own,
+        "tiny_lm": project["version"],
     }
 
 

@@ -4,9 +4,9 @@ Chapter: 02_moe/balance
 Source: deepseek_v3, eq. 16 and section 2.1.2; aux_free_balancing
 
 The same 1,024 tokens arrive at every update, so all that changes is the bias.
-`balance.js` repeats this in a browser, and has to end at the same integers. So nothing
-here may hang on the last bit of a float: noise comes from an integer hash, scores lie
-on a grid, and each expert has grid points of its own, so that no two experts ever tie.
+`balance_model.js` repeats this in a browser, and has to end at the same integers. So
+nothing here may hang on the last bit of a float: noise comes from an integer hash,
+scores lie on a grid, and each expert has grid points of its own, so that no two tie.
 """
 
 from dataclasses import dataclass, replace

@@ -10,7 +10,6 @@ own JavaScript along, which fills the box. Without JavaScript the picture stays.
 
 import base64
 import html
-import json
 import sys
 from dataclasses import asdict
 from functools import cache
@@ -24,6 +23,7 @@ import traitlets
 from tiny_lm.counts import Number
 from tiny_lm.course.explorers import balance, timeline
 from tiny_lm.course.figures.style import Drawing
+from tiny_lm.files import to_json
 
 FOLDER = Path(__file__).parent
 NOTE = "To move the sliders, allow JavaScript; in a notebook, run the cell."
@@ -31,7 +31,8 @@ NOTE = "To move the sliders, allow JavaScript; in a notebook, run the cell."
 
 def source(name: str) -> str:
     """One explorer's module, as anywidget wants it: a single text."""
-    files = (FOLDER / file for file in ("kit.js", f"{name}.js"))
+    names = ("kit.js", f"{name}_model.js", f"{name}.js")
+    files = (FOLDER / file for file in names)
     return "\n".join(file.read_text(encoding="utf-8") for file in files)
 
 
@@ -68,7 +69,7 @@ class Explorer(anywidget.AnyWidget):
 
     def box(self) -> str:
         """HTML that shows the start as a picture, and says how to go on from there."""
-        state = json.dumps({"fixed": self.fixed, "choice": self.choice})
+        state = to_json({"fixed": self.fixed, "choice": self.choice})
         picture = base64.b64encode(self._still.svg.encode()).decode()
         return (
             f'<div data-explorer="{self.name}" data-state="{html.escape(state)}">'
@@ -128,7 +129,7 @@ def balance_explorer(
 
 def timeline_explorer(
     bandwidth: int = 40,
-    latency: int = 10,
+    latency: int = 5,
     tokens: int = 4096,
     speed: Number = 1,
     overlap: bool = True,

@@ -19,7 +19,7 @@ from tiny_lm.course.figures.style import (
 )
 
 GREEN, GREY = COLORS["mla"], COLORS["baseline"]
-DASHES = ("-", "--", "-.", ":", (0, (1, 1)))
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 
 def passes(prompt: str, written: str) -> Drawing:

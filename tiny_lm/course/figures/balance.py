@@ -60,7 +60,9 @@ def violation_curves(
     """
     figure, ax = new_figure(3.4)
     ax.axhline(limit, color=FAINT, lw=1.5)
-    ax.text(1, limit, "all tokens choose alike", va="bottom", ha="left", fontsize=10)
+    ax.text(
+        1, 1.02 * limit, "all tokens choose alike", va="bottom", ha="left", fontsize=10
+    )
     longest = max(len(steps) for seeds in runs.values() for steps in seeds)
     ends = {}
     for (label, seeds), (color, dashes) in zip(runs.items(), LOOKS, strict=False):
@@ -124,3 +126,35 @@ def _pair_panel(ax: Axes, groups: Mapping[str, Sequence[float]]) -> None:
     ax.set_xlim(-0.4, len(groups) - 0.6)
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.margins(y=0.15)
+
+
+def shared_and_own(panels: Mapping[str, Sequence[tuple[float, float]]]) -> Drawing:
+    """Can tokens change the order of experts? What all share, and how tokens differ.
+
+    panels: title to [experts] of (mean over tokens, standard deviation).
+    """
+    figure, axes = new_figure(2.8, columns=len(panels))
+    axes = [axes] if len(panels) == 1 else list(axes)
+    low = min(m - s for experts in panels.values() for m, s in experts)
+    high = max(m + s for experts in panels.values() for m, s in experts)
+    for ax, (title, experts) in zip(axes, panels.items(), strict=True):
+        means, spreads = zip(*sorted(experts, reverse=True), strict=True)
+        places = range(1, len(means) + 1)
+        lines = {"ecolor": COLORS["baseline"], "elinewidth": 2.5, "capsize": 0}
+        ax.errorbar(places, means, spreads, fmt="o", ms=5, color=COLORS["moe"], **lines)
+        ax.set_title(title, fontsize=10.5)
+        ax.set(
+            ylim=(low - 0.1, high + 0.1), xticks=[1, 8, 16], xlabel="expert, by mean"
+        )
+        if ax is not axes[0]:
+            ax.set_yticklabels([])
+    axes[0].set_ylabel("score before the sigmoid")
+    return finish(figure)
+
+
+def mirror(shared: Sequence[float], bias: Sequence[float]) -> Drawing:
+    """Does the bias undo what all tokens share? A dot an expert."""
+    figure, ax = new_figure(2.8)
+    ax.scatter(shared, bias, color=COLORS["moe"], s=30)
+    ax.set(xlabel="score of the mean token", ylabel="balance bias")
+    return finish(figure)

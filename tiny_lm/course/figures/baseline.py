@@ -22,6 +22,7 @@ from tiny_lm.course.figures.style import (
     STYLE,
     WIDTH,
     Drawing,
+    end_labels,
     finish,
     new_figure,
 )
@@ -99,28 +100,21 @@ def learning_curves(
         colors: names in `COLORS`, by run; the baseline's grey where none is given.
     """
     figure, ax = new_figure(3.4)
+    longest = max(len(losses) for losses in runs.values())
+    right = 1.03 * longest
+    ends = {}
     for name, level in (levels or {}).items():
         ax.axhline(level, color=FAINT, lw=1.5)
-        right = {"transform": ax.get_yaxis_transform(), "ha": "right"}
-        ax.text(1, level, name, va="bottom", fontsize=10, **right)
-    longest = max(len(losses) for losses in runs.values())
-    highest = max(runs, key=lambda name: _means_of(runs[name], 10)[1][-1])
+        ends[name] = level, INK
     for number, (name, losses) in enumerate(runs.items()):
         steps, means = _means_of(losses, 10)
         color = COLORS[(colors or {}).get(name, "baseline")]
         ax.plot(steps, means, color=color, lw=2, ls=("-", "--")[number % 2])
-        ax.annotate(
-            name,
-            (steps[-1], means[-1]),
-            (0, 12 if len(runs) > 1 and name == highest else -12),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            color=color,
-            fontweight="bold",
-        )
-    ax.set(xlabel="training steps", ylabel=ylabel, xlim=(0, longest * 1.02))
+        ends[name] = means[-1], color
     ax.margins(y=0.1)
+    low, high = ax.get_ylim()
+    end_labels(ax, ends, right, gap=(high - low) / 13)
+    ax.set(xlabel="training steps", ylabel=ylabel, xlim=(0, longest))
     return finish(figure)
 
 

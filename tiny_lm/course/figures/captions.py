@@ -8,6 +8,7 @@ The book numbers captions when it builds a page; a notebook shows them without a
 
 import html
 import re
+from dataclasses import dataclass
 
 CODE = re.compile(r"`([^`]+)`")
 STRESSED = re.compile(r"\*([^*\s][^*]*)\*")
@@ -28,3 +29,19 @@ def figcaption(kind: str, text: str) -> str:
     """A caption with a place for its number; `kind` is Figure or Table."""
     place = f'<span class="caption-number" data-kind="{kind}"></span>'
     return f"<figcaption>{place}{inline(text)}</figcaption>"
+
+
+@dataclass(frozen=True, repr=False)
+class Sample:
+    """What a model wrote, with a word on how."""
+
+    text: str
+    caption: str
+
+    def __repr__(self) -> str:
+        return f"{self.text}\n({self.caption})"
+
+    def _repr_html_(self) -> str:
+        written = f"<pre>{html.escape(self.text)}</pre>"
+        words = f"<figcaption>{inline(self.caption)}</figcaption>"
+        return f'<figure class="sample">{written}{words}</figure>'

@@ -200,7 +200,7 @@ def kept_by_top_p(odds: Mapping[str, float], top_p: float) -> Drawing:
         before += p
     ax.axhline(top_p, color=COLORS["fp8"], lw=1.2, ls="--")
     names = [name.replace(" ", "space").replace("\n", "\\n") for name, _ in ranked]
-    ax.set_xticks(range(len(names)), names, fontfamily="DejaVu Sans Mono", rotation=45)
+    ax.set_xticks(range(len(names)), names, fontfamily="DejaVu Sans Mono")
     ax.text(-0.4, top_p + 0.02, f"top-p {top_p}", color="#A84900", fontsize=10)
     ax.set(ylabel="probability, stacked", ylim=(0, 1.08), xlim=(-0.6, len(names) - 0.4))
     return finish(figure)

@@ -15,7 +15,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from tiny_lm.course.figures.style import COLORS, FAINT, INK, Drawing, finish, new_figure
+from tiny_lm.course.figures.style import (
+    COLORS,
+    FAINT,
+    INK,
+    Drawing,
+    color_key,
+    finish,
+    new_figure,
+)
 
 Run = Mapping[str, Any]
 UNIT = 1e12  # of the axis that shows FLOPs
@@ -66,14 +74,11 @@ def weights_read(
     for number, (name, values) in enumerate(shares.items()):
         ax.plot(num_tokens, values, color=COLORS["moe"], ls=("-", "--", ":")[number])
         place = next(i for i, value in enumerate(values) if value > 0.5)
-        ax.annotate(
-            name,
-            (num_tokens[place], values[place]),
-            (8, -6),
-            textcoords="offset points",
-            color=COLORS["moe"],
-            fontweight="bold",
-        )
+        right = number % 2 == 0  # neighbours are named on both sides of the pair
+        where = {"textcoords": "offset points", "ha": "left" if right else "right"}
+        look = {"color": COLORS["moe"], "fontweight": "bold"}
+        beside = (8, -6) if right else (-8, 2)
+        ax.annotate(name, (num_tokens[place], values[place]), beside, **where, **look)
     ax.set_xscale("log", base=2)
     ticks = list(num_tokens[::2])
     ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
@@ -148,7 +153,7 @@ def equal_flops(
         flops, mean = _draw_seeds(ax, runs_of(runs, label), skip, color)
         word = {"va": "center", "fontweight": "bold", "color": color}
         ax.text(flops[-1] * 1.02, mean[-1], label, **word)
-    ax.axhline(mean[-1], color=FAINT, lw=1.5, zorder=0)
+    ax.plot((0, flops[-1]), (mean[-1], mean[-1]), color=FAINT, lw=1.5, zorder=0)
     for run in shorter:
         end = total_flops(run) / UNIT, run["final_val_loss"] / log(2)
         ax.plot(*end, "o", color=COLORS["moe"], mfc="white", ms=5)
@@ -201,16 +206,13 @@ def more_experts(runs: Sequence[Run]) -> Drawing:
     ax.plot(counts, bits, "-o", color=COLORS["moe"])
     ax.set_xscale("log", base=2)
     ax.set_xticks(counts, [str(count) for count in counts])
-    for count, value in zip(counts, bits, strict=True):
-        ax.annotate(
-            f"{value:.3f}",
-            (count, value),
-            (5, 6),
-            textcoords="offset points",
-            fontsize=9.5,
-        )
+    for place, (count, value) in enumerate(zip(counts, bits, strict=True)):
+        rises = place + 1 < len(bits) and bits[place + 1] > value
+        beside = (0, -15) if rises else (5, 6)  # where the line does not go on
+        look = {"textcoords": "offset points", "fontsize": 9.5}
+        ax.annotate(f"{value:.3f}", (count, value), beside, **look)
     ax.set(xlabel="routed experts in a layer", ylabel="validation, bits per byte")
-    ax.margins(x=0.08, y=0.2)
+    ax.margins(x=0.08, y=0.25)
     return finish(figure)
 
 
@@ -235,7 +237,7 @@ def readers(
             for expert in experts
         ]
         edge = {"vmin": -log2(limit), "vmax": log2(limit), "ec": "white", "lw": 0.5}
-        ax.pcolormesh(image, cmap=LESS_OR_MORE, **edge)
+        mesh = ax.pcolormesh(image, cmap=LESS_OR_MORE, **edge)
         ax.set_xticks([k + 0.5 for k in range(len(kinds))], kinds, rotation=90)
         ax.set_yticks([e + 0.5 for e in range(0, len(experts), 5)])
         ax.set_yticklabels(str(e) for e in range(0, len(experts), 5))
@@ -243,6 +245,10 @@ def readers(
         ax.tick_params(length=0, labelsize=9)
         ax.invert_yaxis()
     axes[0].set_ylabel("expert")
+    color_key(figure, mesh, axes, "times its share of the text")
+    bar = figure.axes[-1]
+    places = [-log2(limit), 0, log2(limit)]
+    bar.set_yticks(places, [f"1/{limit:g}", "1", f"{limit:g}"])
     return finish(figure)
 
 

@@ -95,7 +95,7 @@ class Drawing:
         if self.narrow:
             pictures += _inline(self.narrow, self.alt, "narrow")
         return (
-            f'<figure class="drawing"{anchor(self.name)}>'
+            f'<figure class="drawing"{anchor(self.name)} style="max-width: 46rem">'
             f'<div class="plate{" both" if self.narrow else ""}"{scrolls}>'
             f"{pictures}</div>{figcaption('Figure', self.caption)}</figure>"
         )

@@ -32,10 +32,7 @@ class Table:
             "<tr>" + "".join(self._cell(*cell) for cell in enumerate(row)) + "</tr>"
             for row in self.rows
         )
-        head = "".join(
-            f'<th scope="col"{self._side(place)}>{inline(text)}</th>'
-            for place, text in enumerate(self.columns)
-        )
+        head = "".join(self._heading(*column) for column in enumerate(self.columns))
         return (
             f'<figure class="result"{anchor(self.name)}>'
             f"{figcaption('Table', self.caption)}"
@@ -43,6 +40,11 @@ class Table:
             f'aria-label="{escape(self.caption)}"><table>'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>"
         )
+
+    def _heading(self, place: int, text: str) -> str:
+        if not text:  # an empty heading would be read aloud as one
+            return "<td></td>"
+        return f'<th scope="col"{self._side(place)}>{inline(text)}</th>'
 
     def _cell(self, place: int, text: str) -> str:
         kind = 'th scope="row"' if place == 0 else "td"

@@ -53,6 +53,8 @@ def fetch_course(repository: str, tag: str) -> Path:
             "`!unzip -q FILE.zip` in a new cell, then run this cell again."
         )
     folder = Path.cwd() / "course"
+    if folder.exists():
+        raise RuntimeError(f"{folder} is there, and no course in it: move it away")
     clone = ["git", "clone", "--quiet", "--depth", "1"]
     wanted = subprocess.run([*clone, "--branch", tag, repository, folder])
     if wanted.returncode:
@@ -65,10 +67,13 @@ def fetch_course(repository: str, tag: str) -> Path:
 def install(course: Path) -> None:
     """Install the course and what it misses, nothing that is here already."""
     before = installed()
-    held = Path(tempfile.mkdtemp()) / "held.txt"
-    held.write_text("".join(f"{name}=={number}\n" for name, number in kept().items()))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", held]
-    run = subprocess.run([*pip, "--editable", course], capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        held = Path(folder, "held.txt")
+        lines = (f"{name}=={number}\n" for name, number in kept().items())
+        held.write_text("".join(lines), encoding="utf-8")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", held]
+        command = [*pip, "--editable", course]
+        run = subprocess.run(command, capture_output=True, encoding="utf-8")
     if run.returncode:
         raise RuntimeError(f"pip could not install {course}:\n{run.stderr[-2000:]}")
     sys.path.insert(0, str(course))

@@ -11,6 +11,7 @@ bytes. Metadata of tasks follows nbgrader's schema 3.
 
 import hashlib
 import importlib
+import itertools
 import os
 import re
 import tempfile
@@ -25,6 +26,7 @@ from nbformat import NotebookNode
 
 from tiny_lm.course.checks.aid import BEGIN, END
 from tiny_lm.course.checks.task import TASKS, Task, tasks_of
+from tiny_lm.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[3]
 SOLUTIONS, LABS = ROOT / "solutions", ROOT / "labs"
@@ -55,7 +57,7 @@ def write_all() -> list[Path]:
         for folder, notebook in ((SOLUTIONS, solved), (LABS, without_answers(solved))):
             path = folder / f"{source.stem}.ipynb"
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text_of(notebook), encoding="utf-8")
+            write_whole(path, text_of(notebook))
             written.append(path)
     return written
 
@@ -94,7 +96,7 @@ def _full_heading(found: re.Match[str]) -> str:
 
 def bootstrap_cell() -> NotebookNode:
     """The cell that makes the course importable, folded away."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     repository = project.get("urls", {}).get("Repository", "")
     text = (Path(__file__).parent / "bootstrap.py").read_text(encoding="utf-8")
     body = text[text.index("\nimport ") + 1 :]
@@ -172,23 +174,38 @@ def with_outputs(notebook: NotebookNode) -> NotebookNode:
             ran, timeout=600, resources={"metadata": {"path": str(SOLUTIONS)}}
         )
         client.execute(env=environment)
-    code = 0
-    for cell in ran.cells:
+    return with_texts(ran, check_texts(ran))
+
+
+def check_texts(notebook: NotebookNode) -> dict[str, str]:
+    """What each check printed, by its cell.
+
+    A kernel may send the same text in one piece or in several.
+    """
+    return {
+        cell.id: "".join(o.text for o in cell.outputs if o.get("name") == "stdout")
+        for cell in notebook.cells
+        if cell.cell_type == "code" and _is_check(cell)
+    }
+
+
+def with_texts(notebook: NotebookNode, texts: dict[str, str]) -> NotebookNode:
+    """The notebook with these texts as outputs of its checks, and no others."""
+    ran = nbformat.from_dict(notebook)
+    cells = (cell for cell in ran.cells if cell.cell_type == "code")
+    for number, cell in enumerate(cells, 1):
         cell.metadata.pop("execution", None)
-        if cell.cell_type != "code":
-            continue
-        code += 1
-        graded = cell.metadata.get("nbgrader", {}).get("grade")
-        cell.outputs = _joined_stdout(cell.outputs) if graded else []
-        cell.execution_count = code if graded else None
+        cell.outputs, cell.execution_count = [], None
+        if _is_check(cell):
+            text = texts[cell.id]
+            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+            cell.execution_count = number
     ran.metadata = nbformat.from_dict(KERNEL)
     return ran
 
 
-def _joined_stdout(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """One stream: a kernel may send the same text in one piece or in several."""
-    text = "".join(o.text for o in outputs if o.get("name") == "stdout")
-    return [nbformat.v4.new_output("stream", name="stdout", text=text)]
+def _is_check(cell: NotebookNode) -> bool:
+    return bool(cell.metadata.get("nbgrader", {}).get("grade"))
 
 
 def without_answers(solved: NotebookNode) -> NotebookNode:
@@ -227,15 +244,23 @@ def keep_answers(path: Path) -> None:
     """Put a lab that somebody worked in aside, before it is written anew."""
     if not path.is_file():
         return
-    lab = nbformat.read(path, as_version=4)
+    try:
+        lab = nbformat.read(path, as_version=4)
+    except Exception as error:  # whatever nbformat says of what is no notebook
+        raise ValueError(f"{path} is no notebook, so it stays: {error}") from error
     answers = [c for c in lab.cells if c.metadata.get("nbgrader", {}).get("solution")]
     if all('raise NotImplementedError("Task ' in cell.source for cell in answers):
         return
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.yours-{number}.ipynb")).exists():
-        number += 1
-    path.rename(aside)
-    print(f"{path.name} holds answers: kept as {aside.name}")
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.stem}.yours-{number}.ipynb")
+        try:
+            with aside.open("xb") as file:  # nobody's other notebook is overwritten
+                file.write(path.read_bytes())
+        except FileExistsError:
+            continue
+        path.unlink()
+        print(f"{path.name} holds answers: kept as {aside.name}")
+        return
 
 
 def text_of(notebook: NotebookNode) -> str:

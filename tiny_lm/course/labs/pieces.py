@@ -6,7 +6,8 @@ Source: course
 A piece is a function that passed its check. Its source is kept as a file of its own
 under `my_pieces/`, beside the labs, or in the folder that the environment variable
 TINY_LM_PIECES names. Nothing but `save` and `load` writes there, so a new version of
-a lab leaves the pieces alone. Where a piece is missing, tiny_lm's own stands in.
+a lab leaves the pieces alone. Where nothing can be written, pieces are kept in memory,
+until the kernel ends. Where a piece is missing, tiny_lm's own stands in.
 """
 
 import base64
@@ -15,6 +16,7 @@ import importlib
 import json
 import os
 import re
+import textwrap
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +24,12 @@ from typing import Any
 
 from tiny_lm.course.checks.task import TASKS, Task, tasks_of
 from tiny_lm.course.labs.source import NotSelfContained, run_alone, self_contained
+from tiny_lm.files import read_text, to_json, write_whole
 
 Function = Callable[..., Any]
 NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 MARK = "tiny-lm-pieces-1:"
+_memory: dict[str, str] = {}  # sources that no file could take
 
 
 def folder() -> Path:
@@ -59,33 +63,42 @@ def use(name: str, function: Function | None = None) -> Function:
 def _choose(task: Task, function: Function | None) -> tuple[Function, str]:
     if function is not None and task.accepted is function:
         return function, _keep(task, function)
-    file = path_of(task.piece)
-    if not file.is_file():
+    where = "memory" if task.piece in _memory else path_of(task.piece)
+    if not is_kept(task.piece):
         return task.reference, "not passed yet, so tiny_lm's own stands in."
-    kept = _load_passing(task, file)
+    try:
+        source = _memory.get(task.piece) or read_text(path_of(task.piece))
+    except ValueError as error:
+        return task.reference, f"{error}; tiny_lm's own stands in."
+    kept = _load_passing(task, source)
     if kept is None:
         return task.reference, (
-            f"{file} does not pass its check any more, so tiny_lm's own stands in."
+            f"{where} does not pass its check any more, so tiny_lm's own stands in."
         )
-    return kept, f"yours, as kept in {file}."
+    return kept, f"yours, as kept in {where}."
 
 
-def _load_passing(task: Task, file: Path) -> Function | None:
+def is_kept(name: str) -> bool:
+    """Whether a piece of that name passed, now or in an earlier run."""
+    return name in _memory or os.path.isfile(path_of(name))
+
+
+def _load_passing(task: Task, source: str) -> Function | None:
     """The kept function, if it still runs and passes."""
     try:
-        function = run_alone(file.read_text(encoding="utf-8"), task.name)
+        function = run_alone(source, task.name)
     except Exception:  # the file is the learner's to edit: anything may be in it
         return None
-    return function if task.outcome(function).holds else None
+    return function if task.outcome(function, explain=False).holds else None
 
 
 def _keep(task: Task, function: Function) -> str:
     try:
-        carried = _write(task, function)
+        carried, where = _write(task, function)
     except NotSelfContained as error:
         return f"yours from here on, but not kept for later labs:\n  {error}."
     also = f"\n  With it went, from other cells: {', '.join(carried)}." * bool(carried)
-    return f"yours from here on, kept in {path_of(task.piece)}.{also}"
+    return f"yours from here on, kept in {where}.{also}"
 
 
 def save(name: str, function: Function) -> None:
@@ -96,14 +109,18 @@ def save(name: str, function: Function) -> None:
             its own, without the other cells; or it cannot be written down.
     """
     task = task_of(name)
-    if not task.outcome(function).holds:
+    if not task.outcome(function, explain=False).holds:
         raise ValueError(f"{name} does not pass the check of task {task.id} yet")
-    _write(task, function)
-    print(f"{name}: kept in {path_of(name)}.")
+    _, where = _write(task, function)
+    print(f"{name}: kept in {where}.")
 
 
-def _write(task: Task, function: Function) -> list[str]:
-    """Write the source, after it passed the check in an empty namespace."""
+def _write(task: Task, function: Function) -> tuple[list[str], str]:
+    """Write the source, after it passed the check in an empty namespace.
+
+    Returns:
+        The names that went with it, and where it is kept, in words.
+    """
     source, carried = self_contained(function)
     if function.__name__ != task.name:
         source += f"\n\n{task.name} = {function.__name__}\n"
@@ -114,16 +131,29 @@ def _write(task: Task, function: Function) -> list[str]:
             f"without the other cells its text does not run: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if not task.outcome(alone).holds:
+    if not task.outcome(alone, explain=False).holds:
         raise NotSelfContained(
             "without the other cells it does not pass: it leans on something that an "
             "earlier cell changed"
         )
-    file = path_of(task.piece)
-    file.parent.mkdir(parents=True, exist_ok=True)
     title = f'"""{task.piece}: the answer to task {task.id} of lab {task.lab}."""'
-    file.write_text(f"{title}\n\n{source}", encoding="utf-8")
-    return carried
+    return carried, _put(task.piece, f"{title}\n\n{source}")
+
+
+def _put(name: str, text: str) -> str:
+    """Keep a text as that piece, in its file or else in memory; says where."""
+    file = path_of(name)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, text)
+    except OSError as error:
+        _memory[name] = text
+        return (
+            f"memory until this kernel ends, because {folder()} cannot be written "
+            f"({error.strerror}). pieces.pack() gives a line to take along"
+        )
+    _memory.pop(name, None)
+    return str(file)
 
 
 def task_of(name: str) -> Task:
@@ -149,7 +179,7 @@ def task_of(name: str) -> Task:
 def progress(lab: str) -> str:
     """One line: the tasks of a lab that passed, now or in an earlier run."""
     tasks = tasks_of(lab)
-    passed = [t for t in tasks if t.accepted or path_of(t.piece).is_file()]
+    passed = [t for t in tasks if t.accepted or is_kept(t.piece)]
     points, of = (sum(t.points for t in some) for some in (passed, tasks))
     return (
         f"{lab}: {len(passed)} of {len(tasks)} tasks passed · {points} of {of} points"
@@ -162,17 +192,30 @@ def pack(file: str | Path = "my_pieces.txt") -> str:
     Hand the file or the line to `load` on the next machine.
 
     Raises:
-        ValueError: nothing is kept yet.
+        ValueError: nothing is kept yet, or the file is there and holds something else.
     """
-    files = sorted(folder().glob("*/*.py"))
-    if not files:
+    files = {f"{f.parent.name}.{f.stem}": f for f in sorted(folder().glob("*/*.py"))}
+    pieces = {n: read_text(f) for n, f in files.items() if NAME.fullmatch(n)} | _memory
+    if not pieces:
         raise ValueError(f"no pieces in {folder()} yet: pass a task first")
-    pieces = {f"{f.parent.name}.{f.stem}": f.read_text(encoding="utf-8") for f in files}
-    packed = zlib.compress(json.dumps(pieces).encode(), level=9)
+    packed = zlib.compress(to_json(pieces).encode(), level=9)
     text = MARK + base64.b64encode(packed).decode()
-    Path(file).write_text(text + "\n", encoding="utf-8")
-    print(f"{len(pieces)} pieces packed into {file}: {', '.join(pieces)}")
+    if os.path.exists(file) and not _holds_pieces(Path(file)):
+        raise ValueError(f"{file} holds something else: name another file")
+    try:
+        write_whole(Path(file), text + "\n")
+        where = f"packed into {file}"
+    except OSError as error:
+        where = f"in this line; {file} cannot be written ({error.strerror})"
+    print(f"{len(pieces)} pieces {where}: {', '.join(pieces)}")
     return text
+
+
+def _holds_pieces(file: Path) -> bool:
+    try:
+        return read_text(file).startswith(MARK)
+    except ValueError:
+        return False
 
 
 def load(packed: str | Path, replace: bool = False) -> None:
@@ -188,29 +231,30 @@ def load(packed: str | Path, replace: bool = False) -> None:
         ValueError: neither such a text nor such a file.
     """
     for name, source in _unpack(packed).items():
-        file = path_of(name)
-        if file.is_file() and file.read_text(encoding="utf-8") == source:
+        here = is_kept(name) and (_memory.get(name) or read_text(path_of(name)))
+        if here == source:
             print(f"{name}: the same is here already.")
-        elif file.is_file() and not replace:
+        elif here and not replace:
             print(f"{name}: another is here and stays; replace=True takes the packed.")
         else:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(source, encoding="utf-8")
-            print(f"{name}: put into {file}.")
+            print(f"{name}: put into {_put(name, source)}.")
 
 
 def _unpack(packed: str | Path) -> dict[str, str]:
     text = str(packed).strip()
     if not text.startswith(MARK):
-        if not Path(text).is_file():
-            raise ValueError(f"neither a file nor the line that pack() gave: {text}")
-        text = Path(text).read_text(encoding="utf-8").strip()
+        if not os.path.isfile(text):
+            shown = textwrap.shorten(text, 80)
+            raise ValueError(f"neither a file nor the line that pack() gave: {shown}")
+        text = read_text(Path(text)).strip()
     try:
         body = base64.b64decode(text.removeprefix(MARK), validate=True)
         pieces = json.loads(zlib.decompress(body))
     except (binascii.Error, zlib.error, ValueError) as error:
         raise ValueError("the packed text is damaged or cut short") from error
-    for name in pieces:
-        if not NAME.fullmatch(name):
+    if not isinstance(pieces, dict):
+        raise ValueError("the packed text holds no pieces")
+    for name, source in pieces.items():
+        if not (NAME.fullmatch(name) and isinstance(source, str)):
             raise ValueError(f"a piece is named part.function, not {name!r}")
     return pieces

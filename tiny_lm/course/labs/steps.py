@@ -13,7 +13,13 @@ def training_steps(count: int) -> Iterator[tuple[int, float]]:
 
     There is always one step. The environment variable TINY_LM_LAB_STEPS shortens
     every training of a lab: tests of a lab need its end, not its result.
+
+    Raises:
+        ValueError: the variable holds no number of steps.
     """
-    count = max(1, min(count, int(os.environ.get("TINY_LM_LAB_STEPS", count))))
+    limit = os.environ.get("TINY_LM_LAB_STEPS") or str(count)
+    if not limit.isdecimal():
+        raise ValueError(f"TINY_LM_LAB_STEPS is a number of steps, got {limit!r}")
+    count = max(1, min(count, int(limit)))
     for step in range(count):
         yield step, step / count

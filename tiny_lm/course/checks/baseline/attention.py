@@ -8,14 +8,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
-from tiny_lm.attention import attend
-from tiny_lm.course.checks.before.answer import Answer
-from tiny_lm.course.checks.before.expect import Mismatch, close, expect, shape, show
-from tiny_lm.course.checks.before.task import Task
+from tiny_lm.course.checks.case import Case, case, drawn, family
+from tiny_lm.course.checks.task import Task
 
 
 def attention(
@@ -25,9 +23,13 @@ def attention(
     num_heads: int,
 ) -> Float[Tensor, "B T D"]:
     """Each position mixes the values of the positions up to its own, head by head."""
-    q, k, v = (rearrange(x, "B T (H d) -> B H T d", H=num_heads) for x in (q, k, v))
-    mixed = attend(q, k, v, scale=q.shape[-1] ** -0.5)
-    return rearrange(mixed, "B H T d -> B T (H d)")
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    scores = q @ k.transpose(-1, -2)
+    scores = scores / q.shape[-1] ** 0.5
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+    mixed = weights @ v
+    return mixed.transpose(1, 2).flatten(2)
 
 
 UNFIT = (
@@ -45,7 +47,11 @@ task_1_3 = Task(
     minutes=35,
     points=4,
     reference=attention,
-    errors=(("must match the size", UNFIT), ("Expected size for first two", UNFIT)),
+    errors={
+        "must match the size": UNFIT,
+        "Expected size for first two": UNFIT,
+        "cannot be multiplied": UNFIT,
+    },
     hints=(
         """
         Solve it for one head first: scores of every query with every key, a mask, a
@@ -67,174 +73,228 @@ task_1_3 = Task(
 )
 
 
-def _column(*numbers: float) -> Tensor:
+def _draw(generator: Generator, B: int, T: int, H: int, d: int) -> tuple:
+    return *torch.randn(3, B, T, H * d, generator=generator), H
+
+
+def _column(*numbers: float) -> list[list[list[float]]]:
     """One sequence, one number a position: shape (1, T, 1)."""
-    return torch.tensor(numbers).view(1, -1, 1)
+    return [[[number] for number in numbers]]
 
 
-@task_1_3.property("the result has the shape of the values, (B, T, D)")
-def same_shape(answer: Answer) -> None:
-    q, k, v = torch.randn(3, 2, 5, 12, generator=answer.generator)
-    got = shape(answer(q, k, v, 3))
-    known = {
-        (2, 3, 5, 4): "The heads are still apart: put them side by side again.",
-        (2, 5, 3, 4): "The heads are still apart: flatten the last two dims.",
-    }
-    if got != (2, 5, 12):
-        raise Mismatch(
-            on="q, k, v of shape (2, 5, 12), num_heads 3",
-            wanted="shape (2, 5, 12)",
-            got=f"shape {got}",
-            because=known.get(got, ""),
-        )
+def _row(*numbers: float) -> list[list[list[float]]]:
+    """Positions whose first of 4 columns holds these numbers."""
+    return [[[number, 0.0, 0.0, 0.0] for number in numbers]]
 
 
-@task_1_3.property("with equal scores, a position averages the values up to its own")
-def averages_the_past(answer: Answer) -> None:
-    zero = _column(0.0, 0.0, 0.0)
-    got = answer(zero, zero, _column(3.0, 9.0, 0.0), 1)
-    expect(
-        got.flatten(),
-        torch.tensor([3.0, 6.0, 4.0]),
-        on="q = k = [0, 0, 0], v = [3, 9, 0], one head of width 1",
-        known=[
-            (
-                torch.full((3,), 4.0),
-                "Every position sees all three values, the future "
-                "included. If you have a mask: a score of 0 is not a ban, only a score "
-                "that the softmax turns into 0 is.",
-            ),
-            (
-                torch.tensor([4.0, 4.5, 0.0]),
-                "The mask is the wrong way round: position "
-                "0 sees the future and not the past. triu or tril?",
-            ),
-            (
-                torch.tensor([1.0, 4.0, 4.0]),
-                "The weights of what is left do not add up "
-                "to 1: mask before the softmax, not after it.",
-            ),
-            (
-                torch.tensor([math.nan, 3.0, 6.0]),
-                "A position may look at itself. Here "
-                "the first one sees nothing at all, and 0 / 0 is NaN.",
-            ),
-            (
-                torch.tensor([0.0, 3.0, 6.0]),
-                "A position may look at itself: the mask is one step too strict.",
-            ),
-            (
-                torch.tensor([1.0, 5.5, 5.5]),
-                "The softmax runs over the queries. For "
-                "each query, the weights of its keys add up to 1: which dim is theirs?",
-            ),
-            (
-                torch.tensor([6.0, 4.0, 4.0]),
-                "A position sees one byte of the future, "
-                "the very byte that it has to predict.",
-            ),
-        ],
-    )
+task_1_3.asks(
+    "the result has the shape of the values, (B, T, D)",
+    drawn(lambda generator: _draw(generator, B=2, T=5, H=3, d=4)),
+    only=(),
+    mistakes={
+        "mixed.transpose(1, 2).flatten(2) => mixed": "The heads are still apart: put "
+        "them side by side again.",
+        ".flatten(2) => ": "The heads are still apart: flatten the last two dims.",
+        "return mixed.transpose(1, 2).flatten(2) => return mixed.sum(1)": "The heads "
+        "were added up. They stand side by side, each in its own columns.",
+        "return mixed.transpose(1, 2).flatten(2) => return weights": "These are the "
+        "weights. The values are still to be mixed with them.",
+        "in (q, k, v)) => in (q, k, v))\n    v = v.transpose(1, 2).flatten(2)": UNFIT,
+        "k.transpose(-1, -2) => k": "Each query meets each key: the keys have to be "
+        "turned, k.transpose(-1, -2), so that a product sums over the width.",
+    },
+)
+
+AHEAD = "A position sees one byte of the future, the very byte that it has to predict."
+BEFORE = (
+    "The weights of what is left do not add up to 1: mask before the softmax, not "
+    "after it."
+)
+
+task_1_3.asks(
+    "with equal scores, a position averages the values up to its own",
+    case(*[_column(0.0, 0.0, 0.0)] * 2, _column(3.0, 9.0, 0.0), 1),
+    otherwise="The weights of a position are one softmax over the keys up to its own. "
+    "Does anything else change them, before or after?",
+    mistakes={
+        "scores.masked_fill(future, -torch.inf) => scores": "Every position sees all "
+        "values, the future included. Where is the mask?",
+        "-torch.inf => 0.0": "Every position sees all values, the future included: a "
+        "score of 0 is not a ban, only a score that the softmax turns into 0 is.",
+        "weights @ v => weights @ k": "The keys were mixed. The values are.",
+        "triu(1) => tril(-1)": "The mask is the wrong way round: position 0 sees the "
+        "future and not the past. triu or tril?",
+        "masked_fill(future, => masked_fill(~future,": "The mask is upside down: it "
+        "bans what may be seen. True marks what is filled.",
+        "masked_fill(future, -torch.inf).softmax(dim=-1) => "
+        "softmax(dim=-1).masked_fill(future, 0.0)": BEFORE,
+        "triu(1) => triu(0)": "A position may look at itself: here the mask is one "
+        "step too strict. The first one then sees nothing at all, and 0 / 0 is NaN.",
+        "triu(1) => triu(2)": AHEAD,
+        "softmax(dim=-1) => softmax(dim=-2)": "The softmax runs over the queries. For "
+        "each query, the weights of its keys add up to 1: which dim is theirs?",
+        "masked_fill(future, -torch.inf).softmax(dim=-1) => "
+        "masked_fill(future, -torch.inf).sigmoid()": "A sigmoid looks at each score by "
+        "itself, so the weights do not add up to 1. A softmax over the keys does it.",
+        "weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1) => "
+        "weights = scores.masked_fill(future, 0.0)": "There is no softmax: the scores "
+        "themselves were used as weights.",
+    },
+)
 
 
-@task_1_3.property("scores are divided by the square root of the head's width")
-def scaled(answer: Answer) -> None:
-    # q . k is 2 log 3 for the first key, 0 for the second, and the width is 4.
-    q, k, v = torch.zeros(3, 1, 2, 4)
-    q[0, 1, 0], k[0, 0, 0] = 2.0, math.log(3)
-    v[0, :, 0] = torch.tensor([1.0, 5.0])
-    got = answer(q, k, v, 1)[0, 1, 0]
-    expect(
-        got,
-        2.0,
-        on="the query q = [2, 0, 0, 0] on the keys [log 3, 0, 0, 0] and [0, 0, 0, 0],\n"
-        "values 1 and 5; width 4, so the weights are 3 : 1",
-        known=[
-            (1.4, "This is what comes out without a division: weights 9 : 1."),
-            (_mix(3**0.5), "This was divided by the width, not by its square root."),
-            (_mix(81.0), "This was multiplied by the square root."),
-        ],
-    )
+@task_1_3.properties[-1].mistake(
+    "A position may look at itself: here it only sees what lies before it."
+)
+def itself_left_out(q, k, v, num_heads):
+    mixed = attention(q[:, 1:], k[:, :-1], v[:, :-1], num_heads)
+    return torch.cat([torch.zeros_like(v[:, :1]), mixed], dim=1)
 
 
-def _mix(ratio: float) -> float:
-    """Values 1 and 5 with weights ratio : 1."""
-    return (ratio + 5) / (ratio + 1)
+task_1_3.asks(
+    "scores are divided by the square root of the head's width",
+    case(
+        _row(0.0, 2.0),
+        _row(math.log(3), 0.0),
+        _row(1.0, 5.0),
+        1,
+        note="one head of width 4. The second query is [2, 0, 0, 0], the keys are\n"
+        "[log 3, 0, 0, 0] and zeros, the values 1 and 5: the weights are 3 : 1",
+    ),
+    otherwise="Only the scores are scaled, once, before the softmax. Is anything else?",
+    mistakes={
+        " / q.shape[-1] ** 0.5 => ": "This is what comes out without a division by "
+        "the square root of the width.",
+        "q.shape[-1] ** 0.5 => q.shape[-1]": "This was divided by the width, not by "
+        "its square root.",
+        "scores / q => scores * q": "This was multiplied by the square root. Divide.",
+        "q.shape[-1] ** 0.5 => 1\n    scores = scores.softmax(dim=-1)": "The softmax "
+        "came twice, before the mask and after it. Once, after it.",
+        "q @ k => k @ q": "Keys and queries have changed places: row i belongs to "
+        "query i.",
+        "q.shape[-1] ** 0.5 => q.shape[-2] ** 0.5": "This was divided by the square "
+        "root of the length. The width of a head counts.",
+        "q.shape[-1] ** 0.5 => 8": "The width stands there as a number. Take it from "
+        "the shape.",
+        "q @ k.transpose(-1, -2) => "
+        "F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-1, -2)": "Queries "
+        "and keys were brought to length 1 first. Attention takes them as they are.",
+    },
+)
 
+WEAK = (
+    "Some future keys get through where scores are large: the number that masks a "
+    "score must be lower than any score. -inf is."
+)
 
-@task_1_3.property("each head takes its own columns, and scales by its own width")
-def own_columns(answer: Answer) -> None:
-    # Scores are zero, so every head averages; column 3 of the result comes from 3.
-    q = torch.zeros(1, 2, 4)
-    v = torch.tensor([[[2.0, 4.0, 6.0, 8.0], [4.0, 8.0, 0.0, 2.0]]])
-    got = answer(q, q, v, 2)
-    wanted = torch.tensor([[[2.0, 4.0, 6.0, 8.0], [3.0, 6.0, 3.0, 5.0]]])
-    split = v.view(1, 2, 2, 2)  # the heads cut from the wrong dim
-    view_in = torch.stack([split[:, :, 0], split.mean(2)], dim=2)
-    view_out = wanted.view(1, 2, 2, 2).transpose(1, 2).reshape(1, 2, 4)
-    expect(
-        got,
-        wanted,
-        on="q = k = zeros(1, 2, 4), v = [[2, 4, 6, 8], [4, 8, 0, 2]], 2 heads",
-        known=[
-            (view_in.reshape(1, 2, 4), RESHAPED_IN),
-            (view_in.transpose(1, 2).reshape(1, 2, 4), RESHAPED_IN),
-            (view_out, RESHAPED_OUT),
-        ],
-    )
-    _scales_by_head(answer)
-
-
-RESHAPED_IN = (
+RESHAPED = (
     "The numbers were regrouped where the dims should have been swapped: "
     "view(B, H, T, d) cuts the sequence into pieces. First (B, T, H, d), then a "
     "transpose."
 )
-RESHAPED_OUT = (
-    "On the way out the numbers were regrouped: swap H and T back before the heads are "
-    "joined."
+
+task_1_3.asks(
+    "each head takes its own columns, and scales by its own width",
+    case(
+        torch.zeros(1, 2, 4),
+        torch.zeros(1, 2, 4),
+        [[[2.0, 4.0, 6.0, 8.0], [4.0, 8.0, 0.0, 2.0]]],
+        2,
+    ),
+    drawn(lambda generator: _draw(generator, B=1, T=6, H=4, d=2)),
+    otherwise="A head reads its own columns of q, k and v and writes to the same, from "
+    "all positions up to its own. What else comes in, or is left out?",
+    mistakes={
+        "-torch.inf => -10.0": WEAK,
+        "x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for => "
+        "x.reshape(len(x), num_heads, x.shape[1], -1) for": RESHAPED,
+        "mixed.transpose(1, 2).flatten(2) => "
+        "mixed.reshape(len(v), v.shape[2], -1)": "On the way out the numbers were "
+        "regrouped: swap H and T back before the heads are joined.",
+        "unflatten(-1, (num_heads, -1)).transpose(1, 2) for => "
+        "unflatten(-1, (-1, num_heads)).permute(0, 3, 1, 2) for": "The heads take "
+        "every num_heads-th column. Each has its own neighbouring columns: D is "
+        "(H, d), H first.",
+        ".transpose(1, 2).flatten(2) => .permute(0, 2, 3, 1).flatten(2)": "On the way "
+        "out the columns of the heads were shuffled: all of head 0 comes first, then "
+        "all of head 1.",
+        "q.shape[-1] ** 0.5 => (q.shape[-1] * num_heads) ** 0.5": "The scores were "
+        "divided by the square root of D. Each head's dot product adds up D / H "
+        "numbers.",
+        "(num_heads, -1) => (1, -1)": "All columns went through one head. Each of "
+        "num_heads has its own columns, and its own weights.",
+        "q @ k.transpose => q @ k[:, :1].transpose": "All heads use the keys of the "
+        "first one. Each has its own columns of k.",
+        "weights @ v => weights.mean(1, keepdim=True) @ v": "The weights of the heads "
+        "were averaged. Each head mixes by its own.",
+    },
 )
 
 
-def _scales_by_head(answer: Answer) -> None:
-    q, k, v = torch.randn(3, 1, 6, 8, generator=answer.generator)
-    wanted = attention(q, k, v, 4)
-    if close(answer(q * 2, k, v, 4), wanted):
-        raise Mismatch(
-            on="random q, k, v of width 8, 4 heads",
-            wanted="scores divided by the square root of 8 / 4",
-            got="scores divided by the square root of 8",
-            because="Each head's dot product adds up 2 numbers, not 8.",
-        )
-
-
-@task_1_3.property("a change in the future changes nothing before it")
-def blind_to_the_future(answer: Answer) -> None:
-    q, k, v = torch.randn(3, 2, 8, 12, generator=answer.generator)
-    before = answer(q, 100 * k, v, 3)[:, :5]
-    k, v = k.clone(), v.clone()
-    k[:, 5:] = 3 * k[:, 5:] + 30
+def _large(generator: Generator) -> tuple:
+    q, k, v, num_heads = _draw(generator, B=2, T=8, H=3, d=4)
+    k, v = 300 * k, v.clone()
     v[:, 5:] += 1e4
-    after = answer(q, 100 * k, v, 3)[:, :5]
-    if before.isnan().any() or not close(before, after):
-        raise Mismatch(
-            on="random q, k, v with large scores; k and v changed from position 5 on",
-            wanted="results up to position 4 as before",
-            got=f"results that moved by up to {show((before - after).abs().max())}",
-            because="Some future keys get through. The number that masks a score must "
-            "be lower than any score: -inf is.",
-        )
+    return q, k, v, num_heads
 
 
-@task_1_3.property("equals scaled_dot_product_attention, in float32 and float64")
-def equals_torch(answer: Answer) -> None:
-    for dtype in (torch.float32, torch.float64):
-        q, k, v = torch.randn(3, 2, 9, 24, generator=answer.generator).to(dtype)
-        heads = (x.unflatten(-1, (4, 6)).transpose(1, 2) for x in (q, k, v))
-        wanted = F.scaled_dot_product_attention(*heads, is_causal=True)
-        expect(
-            answer(q, k, v, 4),
-            wanted.transpose(1, 2).flatten(2),
-            on=f"random q, k, v of shape (2, 9, 24), 4 heads, {dtype}",
-            tolerance=1e-4 if dtype == torch.float32 else 1e-9,
-        )
+task_1_3.asks(
+    "a change in the future changes nothing before it",
+    drawn(_large, note="large scores, and values of 10,000 from position 5 on"),
+    case(_column(-1e6, -1e6), _column(2.0, 1.0), _column(1.0, 5.0), 1),
+    otherwise=WEAK,
+    mistakes={
+        "-torch.inf => -1e3": WEAK,
+        "-torch.inf => -1e4": WEAK,
+        "scores = scores / q.shape[-1] ** 0.5 => pass ;; -torch.inf).softmax(dim=-1) "
+        "=> -100.0).div(q.shape[-1] ** 0.5).softmax(dim=-1)": WEAK,
+        "masked_fill(future, -torch.inf).softmax(dim=-1) => "
+        "exp().masked_fill(future, 0.0) ;; weights @ v => "
+        "(weights / weights.sum(-1, keepdim=True)) @ v": "exp of a score beyond 88 is "
+        "infinite, and inf / inf is NaN. softmax takes the largest score off first.",
+    },
+)
+
+
+task_1_3.asks(
+    "equals scaled_dot_product_attention, in float32 and float64",
+    family(_draw, {"B": 2, "T": 9, "H": 4, "d": 6}, ["B", "T", "H", "d"], True, True),
+    Case(lambda generator: _draw(generator, 2, 5, 2, 3), slopes=("q", "k", "v")),
+    mistakes={
+        "mixed = weights @ v => mixed = (weights @ v).detach()": "The result has lost "
+        "its way back to q, k and v, through .detach(), numpy or torch.no_grad(): what "
+        "lies before it would not learn.",
+        "mixed = weights @ v => mixed = through_numpy(weights) @ v": "The weights went "
+        "through numpy or .detach(): queries and keys would not learn.",
+    },
+)
+
+
+@task_1_3.accepts
+def torchs_own(q, k, v, num_heads):
+    heads = (rearrange(x, "b t (h d) -> b h t d", h=num_heads) for x in (q, k, v))
+    mixed = F.scaled_dot_product_attention(*heads, is_causal=True)
+    return rearrange(mixed, "b h t d -> b t (h d)")
+
+
+@task_1_3.accepts
+def named_dims(queries, keys, values, num_heads):
+    cut = "b t (h d) -> b t h d"
+    q, k, v = (rearrange(x, cut, h=num_heads) for x in (queries, keys, values))
+    scores = einsum(q, k, "b t h d, b s h d -> b h t s") / math.sqrt(q.shape[-1])
+    ban = torch.full(scores.shape[-2:], -1e30, dtype=q.dtype).triu(1)
+    mixed = einsum((scores + ban).softmax(-1), v, "b h t s, b s h d -> b t h d")
+    return rearrange(mixed, "b t h d -> b t (h d)")
+
+
+@task_1_3.accepts
+def loop_over_heads_and_positions(q, k, v, num_heads):
+    d = q.shape[-1] // num_heads
+    result = torch.zeros_like(v)
+    for head in range(num_heads):
+        own = slice(head * d, (head + 1) * d)
+        for t in range(q.shape[1]):
+            scores = (k[:, : t + 1, own] * q[:, t : t + 1, own]).sum(-1) / d**0.5
+            weights = torch.softmax(scores, -1)[..., None]
+            result[:, t, own] = (weights * v[:, : t + 1, own]).sum(1)
+    return result

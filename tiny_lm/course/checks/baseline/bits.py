@@ -69,6 +69,8 @@ task_1_1.asks(
 task_1_1.asks(
     "four equally likely bytes cost 2 bits each",
     case(torch.zeros(3, 4), [0, 1, 3]),
+    otherwise="One softmax over a row makes probabilities, and a byte costs minus the "
+    "logarithm, to base 2, of its own. Which step is another here?",
     mistakes={
         " / math.log(2) => ": "This is what comes out in nats, the unit of the natural "
         "logarithm. How many nats is one bit?",
@@ -99,6 +101,8 @@ task_1_1.asks(
         note="logits are log [[2, 1, 1, 4], [1, 4, 2, 1]]\n"
         "so the bytes that came had the probabilities 1/2 and 1/8",
     ),
+    otherwise="Row i pays for targets[i], what its own probability costs and nothing "
+    "more; the mean is over all rows.",
     mistakes={
         "[rows, targets] => [rows, logits.argmax(-1)]": "This is what the likeliest "
         "byte of each row costs. Which byte came?",
@@ -137,6 +141,8 @@ task_1_1.asks(
     case([[1000.0, 0.0]], [1]),
     case([[1000.0, 0.0], [1.0, 3.0]], [0, 1]),
     case([[-1000.0, -1001.0], [1.0, 3.0]], [0, 1]),
+    otherwise="A very small probability becomes 0, and what is done against that caps "
+    "the cost. Go from logits to log-probabilities in one step.",
     mistakes={
         "log_softmax(dim=-1) => softmax(dim=-1).log()": UNDERFLOW,
         "log_softmax(dim=-1) => softmax(dim=-1).add(1e-9).log()": CAPPED,

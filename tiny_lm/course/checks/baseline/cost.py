@@ -4,39 +4,33 @@ Chapter: 01_baseline/cost
 Source: kaplan_scaling, section 2.1
 """
 
-import torch
+from torch import Generator, randint
 
-from tiny_lm import costs
-from tiny_lm.config import MHAConfig, ModelConfig
-from tiny_lm.course.checks.before.answer import Answer
-from tiny_lm.course.checks.before.expect import Mismatch, close, recognise, show
-from tiny_lm.course.checks.before.task import Task
-from tiny_lm.model import LanguageModel
-
-Shape = tuple[int, int, int, int, int]  # vocabulary, width, layers, inner width, length
-
-
-def _config(shape: Shape) -> ModelConfig:
-    vocab_size, d_model, num_layers, d_ffn, seq_len = shape
-    return ModelConfig(
-        name="dense",
-        vocab_size=vocab_size,
-        d_model=d_model,
-        num_layers=num_layers,
-        num_dense_layers=num_layers,
-        d_ffn=d_ffn,
-        attention=MHAConfig(num_heads=1, num_kv_heads=1, d_head=d_model),
-        max_len=max(seq_len, 1),  # a length of 0 asks for the weights alone
-    )
+from tiny_lm.course.checks.case import case, drawn
+from tiny_lm.course.checks.task import Task
 
 
 def dense_cost(
     vocab_size: int, d_model: int, num_layers: int, d_ffn: int, seq_len: int
 ) -> tuple[int, float]:
     """Parameters of a dense transformer, and FLOPs to train it on one token."""
-    config = _config((vocab_size, d_model, num_layers, d_ffn, seq_len))
-    parameters = costs.count_parameters(config).total
-    return parameters, costs.flops_per_token(config, seq_len)
+    embedding = vocab_size * d_model
+    layer = 4 * d_model**2 + 3 * d_model * d_ffn + 2 * d_model
+    parameters = 2 * embedding + num_layers * layer + d_model
+    met = parameters - embedding
+    seen = seq_len / 2
+    scores = 2 * d_model * seen * num_layers
+    mixing = 2 * d_model * seen * num_layers
+    return parameters, 3.0 * (2 * met + scores + mixing)
+
+
+def _norms_or_not(result: tuple, *shape: int) -> tuple:
+    """Norm weights are no products: a count without them is right as well."""
+    parameters, flops = result
+    wanted = dense_cost(*shape)[1]
+    _, d_model, num_layers, _, _ = shape
+    norms = 6 * (2 * num_layers + 1) * d_model
+    return parameters, wanted if abs(flops + norms - wanted) <= 1e-9 * wanted else flops
 
 
 task_1_4 = Task(
@@ -49,6 +43,9 @@ task_1_4 = Task(
     minutes=20,
     points=3,
     reference=dense_cost,
+    returns=("parameters", "FLOPs per token"),
+    view=_norms_or_not,
+    tolerance=1e-9,
     hints=(
         """
         List the matrices of one layer with their shapes: four in the attention, three
@@ -69,153 +66,172 @@ task_1_4 = Task(
     ),
 )
 
+PARAMETERS = "parameters"
+HAND = case(
+    *(10, 4, 1, 8, 2),
+    note="embedding 40, attention 64, feed-forward 96, norms 12, head 40",
+)
+MATRICES = "The attention has four matrices: queries, keys, values and the output."
+SWIGLU = "A SwiGLU has three matrices, gate, up and down."
+HALVES = "Each layer has two norms, one before each half."
+NORMS = (
+    "There are three norms of D weights here: two in the layer, one before the head."
+)
 
-def _two(answer: Answer, shape: Shape) -> tuple[float, float]:
-    """Parameters and FLOPs as numbers, or a message about what came instead."""
-    got = answer(*shape)
-    try:
-        parameters, flops = (float(one) for one in got)
-    except (TypeError, ValueError):
-        raise Mismatch(
-            on=answer.call(shape),
-            wanted="two numbers: parameters, FLOPs per token",
-            got=show(got),
-        ) from None
-    return parameters, flops
-
-
-HAND = (10, 4, 1, 8, 2)
-ON_HAND = "vocab_size 10, d_model 4, one layer, d_ffn 8, seq_len 2"
-
-
-@task_1_4.property("the parameters of one layer, counted by hand")
-def parameters_by_hand(answer: Answer) -> None:
-    got, _ = _two(answer, HAND)
-    known = [
-        (212, "40 are missing: the head, a second matrix of V D."),
-        (172, "80 are missing: the embedding and the head stand outside the layers."),
-        (220, "32 are missing: a SwiGLU has three matrices, gate, up and down."),
-        (
-            236,
-            "16 are missing: queries, keys, values and the output make four matrices.",
+task_1_4.asks(
+    "the parameters of one layer, counted by hand",
+    HAND,
+    only=(PARAMETERS,),
+    mistakes={
+        "= 2 * embedding + => = embedding +": "The head is missing, a second matrix of "
+        "V D.",
+        "= 2 * embedding + => =": "The embedding and the head are missing: they stand "
+        "outside the layers.",
+        "3 * d_model * d_ffn => 2 * d_model * d_ffn": SWIGLU,
+        "3 * d_model * d_ffn => 4 * d_model * d_ffn": SWIGLU,
+        "3 * d_model * d_ffn => d_model * d_ffn": SWIGLU,
+        "3 * d_model * d_ffn => 3 * d_ffn * d_ffn": "A matrix between D and d_ffn has "
+        "D · d_ffn weights.",
+        "4 * d_model**2 => 3 * d_model**2": MATRICES,
+        "4 * d_model**2 => d_model**2": MATRICES,
+        "4 * d_model**2 => 4 * d_model": "A matrix D × D has D · D weights.",
+        " + 2 * d_model\n => \n ;; layer + d_model => layer": NORMS,
+        " + 2 * d_model\n => \n": HALVES,
+        " + 2 * d_model\n => + d_model\n": HALVES,
+        "layer + d_model => layer": "The norm before the head is missing.",
+        "return parameters, 3.0 * (2 * met + scores + mixing) => "
+        "return 3.0 * (2 * met + scores + mixing), parameters": "This is the number of "
+        "FLOPs. Parameters come first.",
+        "return parameters, 3.0 * (2 * met + scores + mixing) => return parameters": (
+            "Two numbers are wanted: parameters, and FLOPs per token."
         ),
-        (240, "12 are missing: three norms of D weights each."),
-        (248, "4 are missing: the norm before the head."),
-        (244, "8 are missing: two norms in each layer, one before each half."),
-        (204, "48 are missing: of the four attention matrices only one is counted."),
-        (284, "32 too many: a SwiGLU has three matrices, not four."),
-        (1320, "This is the number of FLOPs. Parameters come first."),
-    ]
-    if not close(got, 252):
-        raise Mismatch(
-            on=f"{ON_HAND}\n{_parts_by_hand()}",
-            wanted="252 parameters, the sum of these",
-            got=f"{got:,.0f}",
-            because=recognise(got, known),
-        )
+        "vocab_size * d_model => vocab_size + d_model": "A matrix V × D has V · D "
+        "weights.",
+    },
+)
 
+task_1_4.asks(
+    "every layer counts, what stands outside counts once",
+    case(10, 4, 3, 8, 2, note="the same with three layers: 168 for each"),
+    only=(PARAMETERS,),
+    mistakes={
+        "num_layers * layer => layer": "The number of layers changes nothing yet.",
+        "2 * embedding + num_layers * layer + d_model => "
+        "num_layers * (2 * embedding + layer + d_model)": "The whole is multiplied by "
+        "the layers, embedding and head included.",
+        "2 * embedding + num_layers * layer => embedding + num_layers * "
+        "(embedding + layer)": "The embedding or the head is counted again in every "
+        "layer.",
+        "layer + d_model => layer + num_layers * d_model": "The last norm is counted "
+        "again in every layer.",
+    },
+)
+task_1_4.asks(
+    "counts what torch counts in a model that exists",
+    case(256, 32, 3, 80, 64),
+    only=(PARAMETERS,),
+    mistakes={
+        "3 * d_model * d_ffn => 3 * d_model * 2 * d_model": "The inner width was taken "
+        "to be 2 D. It is `d_ffn`.",
+    },
+)
 
-def _parts_by_hand() -> str:
-    return "40 embedding, 64 attention, 96 feed-forward, 12 norms, 40 head"
+LOOKED_UP = "The embedding is looked up, not multiplied: it costs no FLOPs."
+HALF = "A token sees the keys up to its own: on average half of seq_len, not all of it."
 
-
-@task_1_4.property("every layer counts, what stands outside counts once")
-def parameters_by_layer(answer: Answer) -> None:
-    got = _two(answer, (10, 4, 3, 8, 2))[0] - _two(answer, HAND)[0]
-    known = [
-        (0, "The number of layers changes nothing yet."),
-        (504, "The whole is multiplied by the layers, embedding and head included."),
-        (336 + 80, "The embedding or the head is counted again in every layer."),
-        (336 + 8, "The last norm is counted again in every layer."),
-    ]
-    if not close(got, 336):
-        raise Mismatch(
-            on=f"{ON_HAND}: two layers more",
-            wanted="336 parameters more, 2 × 168",
-            got=f"{got:,.0f} more",
-            because=recognise(got, known),
-        )
-
-
-@task_1_4.property("counts what torch counts in a model that exists")
-def parameters_of_a_model(answer: Answer) -> None:
-    shape = (256, 32, 3, 80, 64)
-    wanted = sum(p.numel() for p in LanguageModel(_config(shape)).parameters())
-    got, _ = _two(answer, shape)
-    if got != wanted:
-        raise Mismatch(
-            on="vocab_size 256, d_model 32, 3 layers, d_ffn 80",
-            wanted=f"{wanted:,} parameters, as many as model.parameters() has",
-            got=f"{got:,.0f}",
-        )
-
-
-# 212 parameters meet a token, the embedding does not; its 12 norm weights are no
-# products, so a count without them is right as well.
-SCORES = 6 * 4 * 2 * 1  # 6 D s L: scores and mixing, causal
-
-
-@task_1_4.property("training FLOPs of one token, counted by hand")
-def flops_by_hand(answer: Answer) -> None:
-    _, got = _two(answer, HAND)
-    if got in (6 * 212 + SCORES, 6 * 200 + SCORES):
-        return
-    known = [(value, say) for n in (212, 200) for value, say in _slips(n)]
-    raise Mismatch(
-        on=f"{ON_HAND}\n212 parameters without the embedding",
-        wanted="6 FLOPs for each, and 48 for scores and mixing: 1,320",
-        got=f"{got:,.0f}",
-        because=recognise(got, known, tolerance=1e-9),
-    )
-
-
-def _slips(met: int) -> list[tuple[float, str]]:
-    """Usual results where `met` parameters meet a token."""
-    return [
-        (6 * met, "The attention's own products are missing: scores and mixing."),
-        (
-            2 * met + SCORES / 3,
-            "This is the forward pass. The backward costs twice as much again.",
+task_1_4.asks(
+    "training FLOPs of one token, counted by hand",
+    case(
+        *(10, 4, 1, 8, 2),
+        note="212 parameters without the embedding: 6 FLOPs for each, and 48 for\n"
+        "scores and mixing: 1,320",
+    ),
+    case(10, 4, 1, 8, 3),
+    otherwise="Each weight that meets a token costs 2 FLOPs forward; scores and mixing "
+    "each 2 D a key that is seen, in each layer; the backward twice all that.",
+    mistakes={
+        " + scores + mixing => ": "The attention's own products are missing: scores "
+        "and mixing.",
+        "3.0 * (2 * met + scores + mixing) => 2.0 * met + scores + mixing": "This is "
+        "the forward pass. The backward costs twice as much again.",
+        "3.0 * (2 * met + scores + mixing) => 2.0 * (2 * met + scores + mixing)": (
+            "This counts a backward pass as long as the forward one. It costs twice as "
+            "much."
         ),
-        (2 * met, "This is the forward pass, without scores and mixing."),
-        (
-            6 * (met + 40),
-            "The embedding is looked up, not multiplied; and the "
-            "attention's own products are missing.",
-        ),
-        (
-            6 * (met + 40) + SCORES,
-            "The embedding is looked up, not multiplied: it costs no FLOPs.",
-        ),
-        (
-            6 * met + 2 * SCORES,
-            "A token sees the keys up to its own: on average half "
-            "of seq_len, not all of it.",
-        ),
-        (6 * met + SCORES / 3, "Scores and mixing have a backward pass too."),
-        (6 * met + SCORES / 2, "Scores are one product, mixing the values a second."),
-        (3 * met + SCORES / 2, "A multiply and an add are two FLOPs."),
-        (3 * met, "A multiply and an add are two FLOPs."),
-        (2 * (6 * met + SCORES), "This is the cost of both tokens. Wanted is one."),
-    ]
+        "met = parameters - embedding => met = parameters": LOOKED_UP,
+        "parameters - embedding => parameters - 2 * embedding": "The head is "
+        "multiplied, the embedding is not: only one of the two costs no FLOPs.",
+        "seen = seq_len / 2 => seen = seq_len": HALF,
+        "seen = seq_len / 2 => seen = seq_len // 2": "`//` drops the fraction: of 3 "
+        "keys a token sees 1.5 on average.",
+        "3.0 * (2 * met + scores + mixing) => 6.0 * met + scores + mixing": "Scores "
+        "and mixing have a backward pass too.",
+        "scores + mixing => scores": "Scores are one product, mixing the values a "
+        "second.",
+        "3.0 * (2 * met + scores + mixing) => "
+        "3.0 * (met + scores / 2 + mixing / 2)": "A multiply and an add are two FLOPs.",
+        "2 * met + scores => met + scores": "A multiply and an add are two FLOPs, in "
+        "the products with weights too.",
+        "(2 * met + scores + mixing) => (2 * met + scores + mixing) * seq_len": "This "
+        "is the cost of a whole sequence. Wanted is that of one token.",
+        "seen = seq_len / 2 => seen = seq_len**2 / 2": "This is what all tokens of the "
+        "sequence see. Wanted is one token.",
+        "2 * d_model * seen * num_layers\n    mixing = 2 * d_model => "
+        "2 * seen * num_layers\n    mixing = 2": "Each key costs a product over all D "
+        "columns.",
+    },
+)
 
 
-@task_1_4.property("agrees with tiny_lm.costs on models from small to 405B, any length")
-def flops_of_models(answer: Answer) -> None:
-    shapes = [
-        (256, 128, 4, 320, 128),
-        (32_000, 4096, 32, 11_008, 4096),
-        (128_256, 16_384, 126, 53_248, 131_072),
-    ]
-    draw = torch.randint(2, 60, (5,), generator=answer.generator).tolist()
-    shapes.append((draw[0], 2 * draw[1], draw[2], draw[3], 2 * draw[4]))
-    for shape in shapes:
-        got, wanted = _two(answer, shape), dense_cost(*shape)
-        met = wanted[0] - shape[0] * shape[1]
-        norms = 6 * (2 * shape[2] + 1) * shape[1] / (6 * met)
-        if got[0] != wanted[0] or not close(got[1] / wanted[1], 1.0, 1e-6 + norms):
-            raise Mismatch(
-                on=answer.call(shape),
-                wanted=f"{wanted[0]:,} parameters, {wanted[1]:.4g} FLOPs",
-                got=f"{got[0]:,.0f} parameters, {got[1]:.4g} FLOPs",
-            )
+def _random(generator: Generator) -> tuple:
+    V, D, L, F, T = randint(2, 60, (5,), generator=generator).tolist()
+    return V, 2 * D, L, F, 2 * T
+
+
+ONE_LAYER = "Scores and mixing are computed in every layer, not in one."
+
+task_1_4.asks(
+    "agrees with tiny_lm.costs on models from small to 405B, any length",
+    case(256, 128, 4, 320, 128),
+    case(32_000, 4096, 32, 11_008, 4096),
+    case(128_256, 16_384, 126, 53_248, 131_072),
+    case(32_000, 4096, 32, 11_008, 0),
+    drawn(_random),
+    mistakes={
+        "scores = 2 * d_model * seen * num_layers => scores = 2 * d_model * seen ;; "
+        "mixing = 2 * d_model * seen * num_layers => mixing = 2 * d_model * seen": (
+            ONE_LAYER
+        ),
+        "scores = 2 * d_model * seen * num_layers => scores = 2 * d_model * seen": (
+            "The scores are computed in every layer, not in one."
+        ),
+    },
+)
+
+
+@task_1_4.accepts
+def without_norms_in_the_flops(V, D, L, F, s):
+    matrices = L * (4 * D**2 + 3 * D * F) + V * D
+    norms = (2 * L + 1) * D
+    return matrices + V * D + norms, 3 * (2 * matrices + L * 2 * s * D)
+
+
+@task_1_4.accepts
+def added_up_in_a_loop(vocab, width, layers, inner, length):
+    parameters, flops = vocab * width, 0.0
+
+    def matrix(rows, columns):
+        nonlocal parameters, flops
+        parameters += rows * columns
+        flops += 6.0 * rows * columns
+
+    for _ in range(layers):
+        for _ in range(4):
+            matrix(width, width)
+        for _ in range(3):
+            matrix(width, inner)
+        matrix(2, width)
+        flops += 3 * 2 * 2 * width * length / 2
+    matrix(1, width)
+    matrix(width, vocab)
+    return [parameters, flops]

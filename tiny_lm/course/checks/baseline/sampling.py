@@ -5,12 +5,26 @@ Source: nucleus_sampling
 """
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Generator, Tensor
 
-from tiny_lm.course.checks.before.answer import Answer
-from tiny_lm.course.checks.before.expect import Mismatch, expect, shape, show
-from tiny_lm.course.checks.before.task import Task
-from tiny_lm.generate import next_byte_probabilities as reference
+from tiny_lm.course.checks.case import Case, case, drawn
+from tiny_lm.course.checks.task import Task
+
+
+def next_byte_probabilities(
+    logits: Float[Tensor, " V"], temperature: float, top_p: float
+) -> Float[Tensor, " V"]:
+    """Probabilities at this temperature, of the likeliest bytes alone."""
+    p = (logits / temperature).softmax(-1)
+    ordered, order = p.sort(descending=True)
+    before = ordered.cumsum(-1) - ordered
+    gone = before >= top_p
+    gone[0] = False
+    ordered = ordered.masked_fill(gone, 0.0)
+    kept = torch.zeros_like(p).scatter(-1, order, ordered)
+    return kept / kept.sum()
+
 
 task_1_6 = Task(
     id="1.6",
@@ -21,7 +35,7 @@ task_1_6 = Task(
     difficulty=2,
     minutes=15,
     points=3,
-    reference=reference,
+    reference=next_byte_probabilities,
     hints=(
         """
         Temperature is one division. For top-p, sort the probabilities and look at how
@@ -30,194 +44,197 @@ task_1_6 = Task(
         """
         Divide the logits, then softmax. Sort downwards; cumsum gives the share up to
         and including each; minus the probability itself it is the share before it.
-        Keep those whose share before is less than top_p, put them back in their
-        places, and divide by their sum.
+        Keep the likeliest and those whose share before is less than top_p, put them
+        back in their places, and divide by their sum.
         """,
         """
         p = (logits / temperature).softmax(-1)
         sorted_p, order = p.sort(descending=True)
         before = sorted_p.cumsum(-1) - sorted_p
-        Set sorted_p to 0 where before >= top_p. kept = torch.zeros_like(p) and then
-        kept[order] = sorted_p undo the sorting. Return kept / kept.sum().
+        Set sorted_p to 0 where before >= top_p, the first excepted. With
+        kept = torch.zeros_like(p), kept[order] = sorted_p undoes the sorting.
+        Return kept / kept.sum().
         """,
     ),
 )
 
 
-def _logits(*weights: float) -> Tensor:
+def _case(weights: list[float], temperature: float, top_p: float, more: str) -> Case:
     """Logits whose softmax is in the proportion of these weights."""
-    return torch.tensor(weights).log()
+    note = f"logits = log {[int(w) for w in weights]}: {more}"
+    return case(torch.tensor(weights).log(), temperature, top_p, note=note)
 
 
-DRAWN = "Do not draw yet: the lab does."
+DRAWN = "Do not draw yet: the lab does. Return the probabilities."
 
+task_1_6.asks(
+    "a probability for each byte, at temperature 1 the model's own",
+    _case([5.0, 3.0, 2.0], 1.0, 1.0, "probabilities 0.5, 0.3, 0.2"),
+    otherwise="At temperature 1 and top_p 1 this is the softmax of the logits, nothing "
+    "done to it before or after.",
+    mistakes={
+        "return kept / kept.sum() => return torch.multinomial(kept, 1)": DRAWN,
+        "return kept / kept.sum() => return kept.argmax()": "This is the likeliest "
+        "byte. Return the probabilities of all.",
+        "return kept / kept.sum() => return logits / temperature": "These are logits: "
+        "a softmax is missing.",
+        "return kept / kept.sum() => return (logits / temperature).masked_fill("
+        "kept == 0, -torch.inf)": "These are logits: a softmax is missing at the end.",
+        "logits / temperature => logits.softmax(-1) / temperature": "The softmax came "
+        "twice: over the logits, and over the probabilities.",
+        ".softmax(-1) => .sigmoid()": "A sigmoid looks at each logit by itself. The "
+        "probabilities of all bytes come from a softmax.",
+        "gone = before >= top_p => gone = before + ordered > top_p - 1e-6": "top_p = 1 "
+        "keeps every byte.",
+    },
+)
 
-@task_1_6.property("a probability for each byte, at temperature 1 the model's own")
-def own_probabilities(answer: Answer) -> None:
-    wanted = torch.tensor([0.5, 0.3, 0.2])
-    got = answer(_logits(5.0, 3.0, 2.0), 1.0, 1.0)
-    if shape(got) != (3,):
-        raise Mismatch(
-            on="logits = log [5, 3, 2], temperature 1, top_p 1",
-            wanted="3 probabilities, one for each byte",
-            got=f"shape {shape(got)}: {show(got)}",
-            because=DRAWN if shape(got) in ((), (1,)) else "",
-        )
-    expect(
-        got,
-        wanted,
-        on="logits = log [5, 3, 2], temperature 1, top_p 1",
-        known=[
-            (_logits(5.0, 3.0, 2.0), "These are logits: a softmax is missing."),
-            (wanted.log(), "These are logarithms of probabilities."),
-            (torch.tensor([0.625, 0.375, 0.0]), "top_p = 1 keeps every byte."),
-        ],
-    )
+UNDONE = (
+    "The temperature changes nothing here. Dividing probabilities and adding them up "
+    "to 1 again undoes itself: divide the logits."
+)
+OVERFLOW = (
+    "exp of a logit beyond 88 is infinite, and inf / inf is NaN. softmax takes the "
+    "largest logit off first."
+)
 
+task_1_6.asks(
+    "a low temperature sharpens, a high one flattens",
+    _case([4.0, 1.0], 0.5, 1.0, "16 : 1 where it is sharpened"),
+    _case([4.0, 1.0], 2.0, 1.0, "2 : 1 where it is flattened"),
+    case([60.0, 59.0, -60.0], 0.5, 1.0),
+    otherwise="The logits are divided by the temperature as it comes, once.",
+    mistakes={
+        "logits / temperature => logits * temperature": "This is the opposite: logits "
+        "times the temperature.",
+        "logits / temperature => logits": UNDONE,
+        "logits / temperature => logits ;; kept / kept.sum() => kept / temperature": (
+            "The probabilities were divided, so they no longer add up to 1. Divide the "
+            "logits, before the softmax."
+        ),
+        "return kept / kept.sum() => return kept[kept > 0]": "The bytes that were cut "
+        "are missing. They stay in their places, with probability 0.",
+        "(logits / temperature).softmax(-1) => (logits / temperature).exp()\n"
+        "    p = p / p.sum()": OVERFLOW,
+    },
+)
 
-@task_1_6.property("a low temperature sharpens, a high one flattens")
-def temperature(answer: Answer) -> None:
-    sharp = torch.tensor([16.0, 1.0]) / 17
-    flat = torch.tensor([2.0, 1.0]) / 3
-    even = torch.tensor([0.8, 0.2])
-    for heat, wanted, opposite in ((0.5, sharp, flat), (2.0, flat, sharp)):
-        expect(
-            answer(_logits(4.0, 1.0), heat, 1.0),
-            wanted,
-            on=f"logits = log [4, 1], temperature {heat}, top_p 1",
-            known=[
-                (opposite, "This is the opposite: logits times the temperature."),
-                (
-                    even,
-                    "The temperature changes nothing here. Dividing probabilities "
-                    "and adding them up to 1 again undoes itself: divide the logits.",
-                ),
-                (
-                    even / heat,
-                    "The probabilities were divided, so they no longer add "
-                    "up to 1. Divide the logits, before the softmax.",
-                ),
-                (
-                    (even / heat).softmax(-1),
-                    "The softmax came twice: over the logits, "
-                    "and over the probabilities.",
-                ),
-            ],
-        )
+CROSSING = (
+    "The byte that crosses the threshold belongs to the kept ones: without it they "
+    "hold less than top_p."
+)
+KEEP = "gone = before >= top_p => gone = "
+SUMS = (
+    "top_p is not compared with single probabilities, but with their sum from the "
+    "likeliest on."
+)
 
+task_1_6.asks(
+    "top-p keeps the fewest bytes that hold top_p together",
+    _case([10.0, 6.0, 3.0, 1.0], 1.0, 0.7, "probabilities 0.5, 0.3, 0.15, 0.05"),
+    otherwise="Kept are the likeliest, up to and with the one at which their sum "
+    "reaches top_p; they keep their proportions.",
+    mistakes={
+        f"{KEEP}(before + ordered >= top_p) & (top_p < 1)": CROSSING,
+        "kept / kept.sum() => kept": "The right bytes are kept. They must add up to 1 "
+        "again.",
+        f"{KEEP}(before >= top_p).roll(1)": "One byte too many: two hold 0.8 already.",
+        f"{KEEP}(before + ordered >= top_p) & (before > 0) & (top_p < 1)": CROSSING,
+        f"{KEEP}before > 2.0": "Nothing was cut: where is `top_p` compared with the "
+        "share of the likelier ones?",
+        "descending=True => descending=False": "The sorting goes upwards, so the tail "
+        "was kept. Start from the likeliest.",
+        f"{KEEP}(ordered < top_p) & (top_p < 1) ;; gone[0] = False => pass": SUMS,
+        f"{KEEP}(before < top_p) & (top_p < 1)": "The tail was kept, the head cut: "
+        "turn the comparison.",
+        "return kept / kept.sum() => return kept.softmax(-1) if top_p < 1 else kept": (
+            "A softmax over probabilities does not give them back. To make them add up "
+            "to 1, divide by their sum."
+        ),
+        "return kept / kept.sum() => return (logits / temperature).masked_fill("
+        "kept == 0, 0.0).softmax(-1)": "A logit of 0 is not a ban: it may be the "
+        "largest of all. Only -inf has the probability 0.",
+        f"{KEEP}torch.arange(len(p)) >= top_p * len(p)": "This keeps a share of the "
+        "bytes. top_p is a share of the probability.",
+        f"{KEEP}(before >= 1 - top_p) & (top_p < 1)": "The tail holds 1 - top_p, the "
+        "head top_p.",
+    },
+)
 
-@task_1_6.property("top-p keeps the fewest bytes that hold top_p together")
-def keeps_the_nucleus(answer: Answer) -> None:
-    expect(
-        answer(_logits(10.0, 6.0, 3.0, 1.0), 1.0, 0.7),
-        torch.tensor([0.625, 0.375, 0.0, 0.0]),
-        on="probabilities [0.5, 0.3, 0.15, 0.05], top_p 0.7",
-        known=[
-            (
-                torch.tensor([1.0, 0.0, 0.0, 0.0]),
-                "The byte that crosses the threshold "
-                "belongs to the kept ones: without it they hold less than top_p.",
-            ),
-            (
-                torch.tensor([0.5, 0.0, 0.0, 0.0]),
-                "The byte that crosses the threshold "
-                "belongs to the kept ones; and what is kept must add up to 1 again.",
-            ),
-            (
-                torch.tensor([0.5, 0.3, 0.0, 0.0]),
-                "The right bytes are kept. They must add up to 1 again.",
-            ),
-            (
-                torch.tensor([10.0, 6.0, 3.0, 0.0]) / 19,
-                "One byte too many: two hold 0.8 already.",
-            ),
-            (
-                torch.tensor([0.5, 0.3, 0.15, 0.05]),
-                "Nothing was cut. Does the sum start from the likeliest?",
-            ),
-            (torch.tensor([0.0, 0.0, 0.75, 0.25]), "The tail was kept, the head cut."),
-            (
-                torch.zeros(4),
-                "Nothing is left: top_p is not compared with single "
-                "probabilities, but with their sum from the likeliest on.",
-            ),
-            (
-                torch.full((4,), torch.nan),
-                "Nothing was left, and 0 / 0 is NaN: top_p "
-                "is compared with a sum of probabilities, from the likeliest on.",
-            ),
-            (
-                torch.tensor([0.5, 0.3, 0.0, 0.0]).softmax(-1),
-                "A softmax over "
-                "probabilities does not give them back. To make "
-                "them add up to 1, divide by their sum.",
-            ),
-        ],
-    )
+task_1_6.asks(
+    "each byte gets its own probability, in whatever order they come",
+    _case([6.0, 1.0, 10.0, 3.0], 1.0, 0.7, "probabilities 0.3, 0.05, 0.5, 0.15"),
+    mistakes={
+        "torch.zeros_like(p).scatter(-1, order, ordered) => ordered": "These are in "
+        "sorted order: put each back in the place it came from.",
+        "torch.zeros_like(p).scatter(-1, order, ordered) => ordered[order]": "The "
+        "sorting was applied a second time, not undone. To undo it, write at its "
+        "indices; reading at them sorts once more.",
+        "return kept / kept.sum() => p = p * ~gone[order]\n    return p / p.sum()": (
+            "The mask stands in sorted order, and was read at the indices of the "
+            "sorting. Write it at them instead."
+        ),
+        "p.sort(descending=True) => p, torch.arange(len(p))": "The bytes were added up "
+        "as they stand. Start from the likeliest: sort first.",
+    },
+)
 
+task_1_6.asks(
+    "the temperature acts before the cut",
+    _case([16.0, 9.0, 4.0, 1.0], 2.0, 0.8, "at temperature 2 it is 4 : 3 : 2 : 1"),
+    mistakes={
+        "logits / temperature => logits ;; return kept / kept.sum() => return (logits "
+        "/ temperature).masked_fill(kept == 0, -torch.inf).softmax(-1)": "The cut was "
+        "made at temperature 1, where two bytes hold 0.83. First flatten, then cut.",
+    },
+)
 
-READ = (
-    "The sorting was applied a second time, not undone. To undo it, write at its "
-    "indices; reading at them sorts once more."
+NAN = "Nothing was kept, and 0 / 0 is NaN. The likeliest byte stays, whatever top_p is."
+
+task_1_6.asks(
+    "however small top_p is, the likeliest byte stays",
+    *(_case([3.0, 5.0, 2.0], 1.0, p, "0.3, 0.5, 0.2") for p in (0.3, 1e-6)),
+    mistakes={
+        f"{KEEP}before >= top_p - 1e-3 ;; gone[0] = False => pass": NAN,
+    },
 )
 
 
-@task_1_6.property("each byte gets its own probability, in whatever order they come")
-def any_order(answer: Answer) -> None:
-    expect(
-        answer(_logits(6.0, 1.0, 10.0, 3.0), 1.0, 0.7),
-        torch.tensor([0.375, 0.0, 0.625, 0.0]),
-        on="probabilities [0.3, 0.05, 0.5, 0.15], top_p 0.7",
-        known=[
-            (
-                torch.tensor([0.625, 0.375, 0.0, 0.0]),
-                "These are in sorted order: put each back in the place it came from.",
-            ),
-            (torch.tensor([0.0, 0.625, 0.0, 0.375]), READ),
-            (
-                torch.tensor([6.0, 1.0, 10.0, 0.0]) / 17,
-                "The bytes were added up as "
-                "they stand. Start from the likeliest: sort first.",
-            ),
-        ],
-    )
+def _draw(generator: Generator) -> tuple[Tensor, float, float]:
+    logits = 3 * torch.randn(64, generator=generator)
+    temperature, top_p = (0.2 + torch.rand(2, generator=generator)).tolist()
+    return logits, temperature, min(top_p, 1.0)
 
 
-@task_1_6.property("the temperature acts before the cut")
-def temperature_first(answer: Answer) -> None:
-    expect(
-        answer(_logits(16.0, 9.0, 4.0, 1.0), 2.0, 0.8),
-        torch.tensor([4.0, 3.0, 2.0, 0.0]) / 9,
-        on="logits = log [16, 9, 4, 1], temperature 2: 4 : 3 : 2 : 1; top_p 0.8",
-        known=[
-            (
-                torch.tensor([4.0, 3.0, 0.0, 0.0]) / 7,
-                "The cut was made at temperature "
-                "1, where two bytes hold 0.83. First flatten, then cut.",
-            ),
-        ],
-    )
+task_1_6.asks(
+    "equals the definition on random cases",
+    [drawn(_draw) for _ in range(20)],
+    case([0.7], 1.0, 0.5),
+    case([0.0, 0.0, 0.0, 0.0], 1.0, 0.5),
+    mistakes={
+        f"{KEEP}(before >= top_p) | (torch.arange(len(p)) >= 10)": "At most ten bytes "
+        "are kept. There is no such limit in top-p.",
+    },
+)
 
 
-@task_1_6.property("however small top_p is, the likeliest byte stays")
-def likeliest_stays(answer: Answer) -> None:
-    for top_p in (0.3, 1e-6):
-        expect(
-            answer(_logits(3.0, 5.0, 2.0), 1.0, top_p),
-            torch.tensor([0.0, 1.0, 0.0]),
-            on=f"probabilities [0.3, 0.5, 0.2], top_p {top_p}",
-            known=[(torch.full((3,), torch.nan), "Nothing was kept: 0 / 0 is NaN.")],
-        )
+@task_1_6.accepts
+def loop(scores, heat, share):
+    p = torch.softmax(scores / heat, 0).tolist()
+    kept, total = [0.0] * len(p), 0.0
+    for at in sorted(range(len(p)), key=lambda i: -p[i]):
+        kept[at] = p[at]
+        total += p[at]
+        if total >= share:
+            break
+    return torch.tensor(kept) / total
 
 
-@task_1_6.property("equals tiny_lm's own on 200 random cases")
-def equals_reference(answer: Answer) -> None:
-    for _ in range(200):
-        logits = 3 * torch.randn(64, generator=answer.generator)
-        heat, top_p = (0.2 + torch.rand(2, generator=answer.generator)).tolist()
-        top_p = min(top_p, 1.0)
-        expect(
-            answer(logits, heat, top_p),
-            reference(logits, heat, top_p),
-            on=f"64 random logits, temperature {heat:.2f}, top_p {top_p:.2f}",
-        )
+@task_1_6.accepts
+def minus_infinity(logits, temperature, top_p):
+    logits = logits.double() / temperature
+    ordered, order = logits.sort(descending=True)
+    p = ordered.softmax(-1)
+    gone = (p.cumsum(-1) - p >= top_p) & (torch.arange(len(p)) > 0)
+    back = order.argsort()
+    return ordered.masked_fill(gone, -torch.inf)[back].softmax(-1)

@@ -4,17 +4,14 @@ Chapter: 01_baseline/probability_machine
 Source: deepseek_v3, section 4.2
 """
 
-import math
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from tiny_lm.course.checks.before.answer import Answer
-from tiny_lm.course.checks.before.expect import Mismatch, expect, show
-from tiny_lm.course.checks.before.task import Task
+from tiny_lm.course.checks.answer import Answer
+from tiny_lm.course.checks.case import Probe, drawn, probe
+from tiny_lm.course.checks.task import Task
 
 
 def training_step(
@@ -26,7 +23,8 @@ def training_step(
 ) -> float:
     """Lower the loss on one batch; return what it was before, in nats per byte."""
     optimizer.zero_grad()
-    loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+    logits = model(inputs)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     optimizer.step()
@@ -43,23 +41,15 @@ task_1_5 = Task(
     minutes=15,
     points=3,
     reference=training_step,
-    errors=(
-        (
-            "Expected target size",
-            "F.cross_entropy wants one row of logits for each target: flatten "
-            "(B, T, V) to (B T, V), and the targets to (B T).",
-        ),
-        (
-            "is invalid for input of size",
-            "Is a size written into that line as a number? This model knows 2 bytes, "
-            "not 256: take sizes from the tensors.",
-        ),
-        (
-            "does not require grad",
-            "The loss has lost its way back to the weights: no .item(), .detach() or "
-            "torch.no_grad() before backward().",
-        ),
-    ),
+    returns=("loss",),
+    errors={
+        "Expected target size": "F.cross_entropy wants one row of logits for each "
+        "target: flatten (B, T, V) to (B T, V), and the targets to (B T).",
+        "is invalid for input of size": "Is a size written into that line as a number? "
+        "This model knows 2 bytes, not 256: take sizes from the tensors.",
+        "does not require grad": "The loss has lost its way back to the weights: no "
+        ".item(), .detach() or torch.no_grad() before backward().",
+    },
     hints=(
         """
         Five things happen in a fixed order: forget the old gradients, measure the loss,
@@ -93,176 +83,217 @@ class Bigrams(nn.Module):
         return logits if self.bias is None else logits + self.bias
 
 
-# Two bytes that take turns. Every probability is 1/2 at first, so byte 0, which comes
-# at two of the three positions, has the gradient ±(1/2) · 2/3, and byte 1 ±(1/2) · 1/3.
-TURNS = (torch.tensor([[0, 1, 0]]), torch.tensor([[1, 0, 1]]))
-STEP = torch.tensor([-1 / 3, 1 / 3, 1 / 6, -1 / 6])
-ON_TURNS = (
-    "a model of 2 bytes whose 4 weights are 0, inputs [[0, 1, 0]],\n"
-    "targets [[1, 0, 1]], SGD with lr 1, max_norm "
-)
+def _turns(generator: Generator) -> tuple:
+    """A step on two bytes that take turns: their gradients are ±1/3 and ±1/6."""
+    model = Bigrams(2)
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    return model, sgd, torch.tensor([[0, 1, 0]]), torch.tensor([[1, 0, 1]]), 1.0
 
 
-def _sgd(model: nn.Module, lr: float = 1.0) -> torch.optim.SGD:
-    return torch.optim.SGD(model.parameters(), lr=lr)
+def _other(generator: Generator) -> tuple:
+    model = Bigrams(3)
+    model.table.data = torch.randn(3, 3, generator=generator)
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    return model, sgd, *torch.randint(3, (2, 4, 5), generator=generator), 1.0
 
 
 def _weights(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-@task_1_5.property("returns the loss of the batch as it was before the step, in nats")
-def returns_the_loss(answer: Answer) -> None:
-    model = Bigrams(2)
-    got = answer(model, _sgd(model), *TURNS, 1.0)
-    nats = math.log(2)
-    after = (2 * math.log(1 + math.exp(-2 / 3)) + math.log(1 + math.exp(-1 / 3))) / 3
-    expect(
-        got,
-        nats,
-        on=ON_TURNS + "1",
-        known=[
-            (1.0, "This is in bits. Training counts in nats, as F.cross_entropy does."),
-            (
-                3 * nats,
-                "This is the sum over positions: with it, a longer sequence "
-                "would mean a longer step. Take the mean.",
-            ),
-            (after, "This is the loss after the step: the model was asked again."),
-            (
-                [nats, nats, nats],
-                "This is a loss for each position. Wanted is their mean.",
-            ),
-        ],
-    )
+PART = (
+    "A part of the batch was left out. The loss is the mean over all positions of all "
+    "sequences."
+)
+
+task_1_5.asks(
+    "returns the loss of the batch as it was before the step, in nats",
+    drawn(_turns, note="a model of 2 bytes whose 4 weights are 0, SGD with lr 1"),
+    drawn(_other, note="a model of 3 bytes whose weights are random, SGD with lr 1"),
+    otherwise="Wanted is the mean cross-entropy of all positions, before the step.",
+    mistakes={
+        "loss.item() => loss.item() / math.log(2)": "This is in bits. Training counts "
+        "in nats, as F.cross_entropy does.",
+        "targets.flatten()) => targets.flatten()) / math.log(2)": "This is in bits. "
+        "Training counts in nats, and the step got longer with it.",
+        'targets.flatten()) => targets.flatten(), reduction="sum")': "This is the sum "
+        "over positions: with it, a longer sequence would mean a longer step. Take the "
+        "mean.",
+        "targets.flatten() => inputs.flatten()": "The model was asked for the byte "
+        "that it reads. Wanted is the one in `targets`.",
+        "model(inputs) => model(targets)": "The model read the targets. It reads "
+        "`inputs`.",
+        "logits.flatten(0, 1), targets => logits[0], targets[0]": PART,
+        "logits.flatten(0, 1), targets => logits[-1], targets[-1]": PART,
+        "targets.flatten()) => targets.flatten()) * len(inputs)": "The losses of the "
+        "sequences were added up. Wanted is the mean over all positions.",
+        "logits.flatten(0, 1), targets => logits.softmax(-1).flatten(0, 1), targets": (
+            "F.cross_entropy takes logits: it does the softmax itself."
+        ),
+        "logits.flatten(0, 1), targets.flatten() => logits[:, -1], targets[:, -1]": (
+            "Only the last position was looked at. Every position is a question."
+        ),
+        "inputs)\n => inputs)[:, :-1]\n ;; targets.f => targets[:, 1:].f": "The "
+        "targets were shifted once more. They are the next bytes already.",
+        "return loss.item() => return F.cross_entropy("
+        "model(inputs).flatten(0, 1), targets.flatten()).item()": "This is the loss "
+        "after the step: the model was asked again.",
+        "return loss.item() => return loss.exp().item()": "This is the perplexity. "
+        "Wanted is the loss.",
+    },
+)
 
 
-@task_1_5.property("one step moves each weight against its gradient")
-def one_step(answer: Answer) -> None:
-    model = Bigrams(2)
-    answer(model, _sgd(model), *TURNS, 1.0)
-    expect(
-        _weights(model),
-        STEP,
-        on=ON_TURNS + "1",
-        known=[
-            (torch.zeros(4), _why_nothing_moved(model)),
-            (-STEP, "The weights went uphill. Who changed the sign?"),
-            (
-                STEP / STEP.norm(),
-                "The gradient was made exactly max_norm long. A short one is "
-                "left as it is; or the loss is a sum, not a mean.",
-            ),
-            (
-                STEP / math.log(2),
-                "The loss was in bits: the step is 1.44 times as long as it should be.",
-            ),
-        ],
-    )
+def _after(steps: int) -> Probe:
+    """The weights after so many steps on the two bytes."""
+
+    def weights(answer: Answer, generator: Generator) -> dict:
+        model, *rest = _turns(generator)
+        arrived: list[Tensor] = []
+        model.table.register_hook(arrived.append)
+        for _ in range(steps):
+            answer(model, *rest)
+        clue = f"{len(arrived)} gradients, the last {model.table.grad is not None}"
+        return {"weights": _weights(model), "_clue": clue}
+
+    note = f"the same model and batch, max_norm 1; {steps} step{'s' * (steps > 1)}"
+    return Probe(weights, note)
 
 
-def _why_nothing_moved(model: Bigrams) -> str:
-    grad = model.table.grad
-    if grad is not None and grad.any():
-        return "The gradient is there, but nobody applied it: optimizer.step()."
-    return (
-        "No weight moved, and no gradient is left. Did loss.backward() run, and was "
-        "its result erased before optimizer.step()?"
-    )
+CLIP = "nn.utils.clip_grad_norm_(model.parameters(), max_norm)"
+
+task_1_5.asks(
+    "one step moves each weight against its gradient",
+    _after(1),
+    otherwise="Erase, loss, backward, clip, step: once each. Which is another here?",
+    mistakes={
+        "optimizer.step() => pass": "No weight moved. The gradient is there, but "
+        "nobody applied it: optimizer.step().",
+        "loss.backward() => pass": "No weight moved, and there is no gradient: "
+        "loss.backward() makes it.",
+        "optimizer.step() => optimizer.zero_grad()\n    optimizer.step()": "No weight "
+        "moved: the gradient was erased before optimizer.step(). Erase first, then "
+        "loss.backward().",
+        "loss.backward() => (-loss).backward()": "The weights went uphill. Who changed "
+        "the sign?",
+        "optimizer.step() => optimizer.step(), optimizer.step()": "The weights moved "
+        "twice in one step.",
+        f"{CLIP} => length = torch.cat([p.grad.flatten() for p in model.parameters()])"
+        ".norm()\n    [p.grad.mul_(max_norm / length) for p in model.parameters()]": (
+            "The gradient was made exactly max_norm long. A short one is left as it is."
+        ),
+    },
+)
 
 
-@task_1_5.property("a second step starts from a fresh gradient")
-def fresh_gradient(answer: Answer) -> None:
-    wanted, stale, got = Bigrams(2), Bigrams(2), Bigrams(2)
-    _repeat(training_step, wanted)
-    _repeat(_without_zero_grad, stale)
-    _repeat(answer, got)
-    because = (
-        "The gradient of the first step was still there and was added to the second: "
-        "backward() adds, it does not replace. optimizer.zero_grad() empties."
-    )
-    expect(
-        _weights(got),
-        _weights(wanted),
-        on=ON_TURNS + "1, two steps",
-        known=[(_weights(stale), because)],
-    )
+task_1_5.asks(
+    "a second step starts from a fresh gradient",
+    _after(2),
+    mistakes={
+        "optimizer.zero_grad() => pass": "The gradient of the first step was still "
+        "there and was added to the second: backward() adds, it does not replace. "
+        "optimizer.zero_grad() empties.",
+    },
+)
 
 
-def _repeat(step: Callable[..., object], model: Bigrams) -> None:
-    optimizer = _sgd(model)
-    for _ in range(2):
-        step(model, optimizer, *TURNS, 1.0)
-
-
-def _without_zero_grad(
-    model: Bigrams, optimizer: torch.optim.Optimizer, *batch: Tensor
-) -> None:
-    inputs, targets, max_norm = batch
-    loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    optimizer.step()
-
-
-@task_1_5.property("a gradient longer than max_norm is shortened, direction kept")
-def clips(answer: Answer) -> None:
+@probe(
+    "a model of 2 bytes: table of 4 weights, bias of 2, all 0; SGD with lr 1;\n"
+    "inputs [[0, 1, 1]], targets [[1, 1, 1]], max_norm 0.1: the gradient\n"
+    "[0.17, -0.17, 0.33, -0.33, 0.5, -0.5] is 0.88 long"
+)
+def clipped(answer: Answer, generator: Generator) -> dict[str, Tensor]:
     model = Bigrams(2, bias=True)
-    inputs, targets = torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 1]])
-    loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-    grads = [g.flatten() for g in torch.autograd.grad(loss, [*model.parameters()])]
-    whole, limit = torch.cat(grads), 0.1
-    optimizer = _sgd(model)
-    answer(model, optimizer, inputs, targets, limit)
-    expect(
-        _weights(model),
-        -whole * limit / whole.norm(),
-        on="a model of 2 bytes: table of 4 weights, bias of 2, all 0; SGD with lr 1;\n"
-        f"gradient {show(whole)}, norm {whole.norm():.2f}, max_norm {limit}",
-        known=[
-            (
-                -whole,
-                "The step is as long as the gradient: it was not clipped, or not "
-                "between backward() and step().",
-            ),
-            (
-                -whole.clamp(-limit, limit),
-                "Each entry was cut off for itself, which "
-                "turns the direction. Scale the whole gradient by one number.",
-            ),
-            (
-                -torch.cat([g * limit / g.norm() for g in grads]),
-                "Each parameter was "
-                "clipped for itself. The norm is that of all parameters together.",
-            ),
-            (
-                -whole / whole.norm(),
-                "The gradient was shortened to 1. Is `max_norm` used?",
-            ),
-        ],
-        tolerance=1e-3,
-    )
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    answer(model, sgd, torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 1]]), 0.1)
+    return {"weights": _weights(model), "step length:": _weights(model).norm()}
 
 
-@task_1_5.property("40 steps with AdamW learn a text that repeats itself")
-def learns(answer: Answer) -> None:
-    first, second = torch.randperm(8, generator=answer.generator).view(2, 4)
+UNCLIPPED = (
+    "The step is as long as the gradient: it was not clipped, or not between "
+    "backward() and step()."
+)
+
+task_1_5.asks(
+    "a gradient longer than max_norm is shortened, direction kept",
+    clipped,
+    tolerance=1e-3,
+    mistakes={
+        f"{CLIP} => pass": UNCLIPPED,
+        f"{CLIP}\n    optimizer.step() => optimizer.step()\n    {CLIP}": UNCLIPPED,
+        "clip_grad_norm_ => clip_grad_value_": "Each entry was cut off for itself, "
+        "which turns the direction. Scale the whole gradient by one number.",
+        f"{CLIP} => "
+        "[nn.utils.clip_grad_norm_([p], max_norm) for p in model.parameters()]": "Each "
+        "parameter was clipped for itself. The norm is that of all parameters "
+        "together.",
+        "(), max_norm) => (), 1.0)": UNCLIPPED,
+        "optimizer.step() => [p.grad.div_(max_norm) for p in model.parameters() "
+        "if max_norm < 1]\n    optimizer.step()": "The gradient was shortened to 1. Is "
+        "`max_norm` used?",
+        f"{CLIP} => nn.utils.clip_grad_norm_([model.table], max_norm)": "Only one of "
+        "the parameters was clipped: model.parameters() are all.",
+    },
+)
+
+
+@probe("two sequences, each of 4 bytes in a fixed order, over and over; AdamW, lr 0.3")
+def losses(answer: Answer, generator: Generator) -> dict[str, str]:
+    first, second = torch.randperm(8, generator=generator).view(2, 4)
     text = torch.stack([first.repeat(6), second.repeat(6)])
     inputs, targets = text[:, :-1], text[:, 1:]
     model = Bigrams(8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.3)
     for _ in range(40):
         answer(model, optimizer, inputs, targets, 1.0)
-    losses = [
-        F.cross_entropy(model(x[None])[0], y).item()
-        for x, y in zip(inputs, targets, strict=True)
-    ]
-    if not max(losses) < 0.1:
-        raise Mismatch(
-            on="two sequences, each of 4 bytes in a fixed order, over and over",
-            wanted="a loss below 0.1 nats on both",
-            got=f"{losses[0]:.2f} on the first, {losses[1]:.2f} on the second",
-            because="The loss is the mean over the positions of all sequences."
-            if min(losses) < 0.1
-            else "",
+    return {
+        f"loss on sequence {i} below 0.1 nats after 40 steps:": str(
+            F.cross_entropy(model(inputs[i]), targets[i]).item() < 0.1
         )
+        for i in (0, 1)
+    }
+
+
+task_1_5.asks(
+    "40 steps with AdamW learn a text that repeats itself",
+    losses,
+    otherwise=PART,
+)
+
+
+@task_1_5.accepts
+def loop_over_sequences(model, optimizer, inputs, targets, max_norm):
+    optimizer.zero_grad(set_to_none=False)
+    total = 0.0
+    for x, y in zip(inputs, targets, strict=True):
+        loss = F.cross_entropy(model(x[None])[0], y) / len(inputs)
+        loss.backward()
+        total += loss.item()
+    nn.utils.clip_grad_norm_(list(model.parameters()), max_norm)
+    optimizer.step()
+    return total
+
+
+@task_1_5.accepts
+def by_hand_and_cleans_up_after(model, optimizer, inputs, targets, max_norm):
+    model.train()
+    log_p = model(inputs).log_softmax(-1)
+    loss = -log_p.gather(-1, targets[..., None]).mean()
+    loss.backward()
+    grads = [p.grad for p in model.parameters()]
+    norm = sum(g.double().square().sum() for g in grads).sqrt()
+    for g in grads:
+        g.mul_(min(1.0, max_norm / float(norm)))
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach())
+
+
+@task_1_5.accepts
+def classes_in_dim_one(model, optimizer, inputs, targets, max_norm):
+    loss = F.cross_entropy(model(inputs).transpose(1, 2), targets)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    optimizer.step()
+    return loss.item()

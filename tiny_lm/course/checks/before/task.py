@@ -43,7 +43,9 @@ class Task(new.Task):
 
         return add
 
-    def outcome(self, function: Callable[..., Any], seed: int = 0) -> Outcome:
+    def outcome(
+        self, function: Callable[..., Any], seed: int = 0, explain: bool = True
+    ) -> Outcome:
         """Check without a word; the caller's random numbers stay as they were."""
         texts = tuple(one.text for one in self.properties)
         with torch.random.fork_rng(devices=[]):

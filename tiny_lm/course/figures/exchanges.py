@@ -1,0 +1,205 @@
+"""Drawings of what passes between ranks: sums, exchanges, hops, and orders of work.
+
+Chapter: 05_comm
+"""
+
+from collections.abc import Mapping, Sequence
+from math import cos, pi, sin
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from tiny_lm.course.figures.diagrams import arrow, blank, box
+from tiny_lm.course.figures.style import (
+    COLORS,
+    FAINT,
+    INK,
+    Drawing,
+    finish,
+    new_figure,
+)
+from tiny_lm.replay.timeline import KERNEL, Timeline
+
+COMM, GREY = COLORS["comm"], COLORS["baseline"]
+SHADES = ("#EAD0DE", COMM, "#A35A80", "#6B3350")  # of one colour, by sender
+WORK = {"F": FAINT, "B": COLORS["moe"], "W": COLORS["mla"]}
+PS_PER_UNIT = 10**12
+
+
+def sum_of_four(values: Sequence[int]) -> Drawing:
+    """What does an all-reduce leave on each rank? The sum of all, everywhere."""
+    count = len(values)
+    figure, ax = blank(1.9, (-0.1, count), (-0.4, 2.6))
+    for rank, value in enumerate(values):
+        box(ax, (rank, 1.8), (0.8, 0.5), str(value), FAINT, 12)
+        arrow(ax, (rank + 0.4, 1.75), (rank + 0.4, 1.42))
+        arrow(ax, (rank + 0.4, 0.93), (rank + 0.4, 0.6))
+        box(ax, (rank, 0.05), (0.8, 0.5), str(sum(values)), FAINT, 12)
+        ax.text(rank + 0.4, -0.3, f"rank {rank}", ha="center", fontsize=10)
+    box(ax, (0, 0.98), (count - 0.2, 0.4), "all-reduce: add up, tell everybody", COMM)
+    return finish(figure)
+
+
+def all_to_all(rows: Sequence[Sequence[int]]) -> Drawing:
+    """Who has which row before an exchange and after it? The shade is the sender's.
+
+    Args:
+        rows: for each rank, the rank to which each of its rows goes.
+    """
+    count = len(rows)
+    come = [
+        [source for source in range(count) for to in rows[source] if to == target]
+        for target in range(count)
+    ]
+    most = max(map(len, [*rows, *come]))
+    few = most < 6
+    figure, (left, right) = blank(2.6, (-0.1, most), (-1.0, count + 0.4), columns=2)
+    for rank in range(count):
+        y = count - 1 - rank
+        for place, to in enumerate(rows[rank]):
+            _cell(left, (place, y), SHADES[rank], f"{'to ' * few}{to}")
+        for place, source in enumerate(come[rank]):
+            _cell(right, (place, y), SHADES[source], f"{'of ' * few}{source}")
+        left.text(-0.15, y + 0.4, f"rank {rank}", ha="right", va="center", fontsize=10)
+    left.text(max(map(len, rows)) / 2, -0.7, "before: to whom", ha="center")
+    right.text(most / 2, -0.7, "after: from whom", ha="center")
+    left.set_xlim(-0.3 * most - 0.3, most)
+    return finish(figure, narrow=False)
+
+
+def _cell(ax: Axes, at: tuple[float, float], color: str, text: str) -> None:
+    ax.add_patch(Rectangle(at, 0.94, 0.8, fc=color, ec="white"))
+    ink = "white" if color in SHADES[2:] else INK
+    middle = at[0] + 0.47, at[1] + 0.4
+    size = 8.5
+    ax.text(*middle, text, ha="center", va="center", color=ink, fontsize=size)
+
+
+def ring(count: int = 4) -> Drawing:
+    """How does a sum go round? Twice, a part at a time: once to add, once to tell."""
+    figure, axes = blank(2.7, (-1.75, 1.75), (-2.05, 1.6), columns=2)
+    words = ("first round: add what comes", "second round: pass it on")
+    for ax, text in zip(axes, words, strict=True):
+        places = [
+            (sin(2 * pi * rank / count), cos(2 * pi * rank / count))
+            for rank in range(count)
+        ]
+        for rank, (x, y) in enumerate(places):
+            other = places[(rank + 1) % count]
+            start, end = (
+                (a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]))
+                for a, b, share in (
+                    (places[rank], other, 0.3),
+                    (places[rank], other, 0.7),
+                )
+            )
+            arrow(ax, start, end, COMM, 2.5)
+            box(ax, (x - 0.35, y - 0.2), (0.7, 0.4), f"rank {rank}", FAINT, 9)
+        ax.text(0, -1.8, text, ha="center", fontsize=10)
+    return finish(figure)
+
+
+def two_hops() -> Drawing:
+    """How does a row get to an expert in another node? One card, then NVLink."""
+    figure, ax = blank(2.6, (-0.2, 8.2), (-0.75, 3.3))
+    for node, left in enumerate((0.0, 4.6)):
+        frame = Rectangle((left, -0.1), 3.4, 3.2, fc="none", ec=GREY, lw=1.2)
+        ax.add_patch(frame)
+        ax.text(left + 1.7, -0.55, f"node {node}", ha="center", fontsize=10)
+        for gpu in range(3):
+            lit = (node, gpu) in ((0, 1), (1, 1), (1, 0), (1, 2))
+            color = COMM if lit else FAINT
+            box(ax, (left + 0.9, 2.2 - gpu), (1.6, 0.6), f"GPU {gpu}", color)
+    arrow(ax, (2.55, 1.5), (5.45, 1.5), INK, 2.2)
+    ax.text(4.0, 1.72, "1 network", ha="center", fontsize=10)
+    for end in (2.15, 0.85):
+        arrow(ax, (6.3, 1.82 if end > 1 else 1.18), (6.3, end), INK, 2.2)
+    ax.text(6.45, 1.98, "2 NVLink", ha="left", va="center", fontsize=10)
+    return finish(figure)
+
+
+def hops_in_time(network: float, nvlink: Mapping[str, float], unit: str) -> Drawing:
+    """How long does an exchange take if its hops overlap, and if they do not?
+
+    Args:
+        network: time that the network is busy.
+        nvlink: the same of NVLink, by machine.
+    """
+    figure, axes = new_figure(2.4, columns=2)
+    longest = network + max(nvlink.values())
+    for ax, series in zip(axes, (False, True), strict=True):
+        for row, time in enumerate(nvlink.values()):
+            ax.barh(row - 0.2, network, 0.36, color=GREY)
+            ax.text(network / 2, row - 0.2, "network", color="white", **_MIDDLE)
+            ax.barh(row + 0.2, time, 0.36, network if series else 0, color=COMM)
+            beyond = (network if series else 0) + time + 0.015 * longest
+            ax.text(beyond, row + 0.2, "NVLink", **{**_MIDDLE, "ha": "left"})
+            end = network + time if series else max(network, time)
+            ax.plot([end, end], [row - 0.45, row + 0.45], color=INK, lw=1)
+        ax.set(xlim=(0, 1.2 * longest), xlabel=f"emulated time in {unit}")
+        ax.set(ylim=(len(nvlink) - 0.5, -0.5), yticks=range(len(nvlink)))
+        ax.set_yticklabels(list(nvlink) if ax is axes[0] else [""] * len(nvlink))
+        ax.set_title("in series" if series else "pipelined", fontsize=11, color=INK)
+    return finish(figure, narrow=False)
+
+
+_MIDDLE = {"ha": "center", "va": "center", "fontsize": 8.5}
+
+
+def orders(timelines: Mapping[str, Timeline]) -> Drawing:
+    """What does each rank do when, in each order of the same work? White is waiting."""
+    count = len(timelines)
+    figure, axes = new_figure(0.5 + 1.3 * count)
+    figure.clear()
+    axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    longest = max(timeline.step_ps for timeline in timelines.values()) / PS_PER_UNIT
+    for ax, (name, timeline) in zip(axes, timelines.items(), strict=True):
+        ranks = sorted({span.rank for span in timeline.spans})
+        for span in timeline.spans:
+            if span.kind == KERNEL:
+                _work(ax, span.name, span.rank, span.start_ps / PS_PER_UNIT)
+        ax.set(xlim=(0, longest), ylim=(len(ranks) - 0.4, -0.6), yticks=ranks)
+        ax.set_yticklabels([f"rank {rank}" for rank in ranks], fontsize=9)
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.set_title(name, loc="left", fontsize=10.5, color=INK)
+    axes[-1].set_xlabel("units of time: a forward takes one")
+    return finish(figure, narrow=False)
+
+
+def _work(ax: Axes, name: str, rank: int, start: float) -> None:
+    """Boxes of one action: `F 0 3`, `BW 0 3`, or a pair, `FB 0 3 1 2`."""
+    kind, *numbers = name.split()
+    if kind == "FB":
+        forward, backward = numbers[1], numbers[3]
+        _unit(ax, "F", forward, (start, rank), 3, top=True)
+        _unit(ax, "B", backward, (start, rank), 3, top=False)
+        return
+    for letter in kind:
+        _unit(ax, letter, numbers[1], (start, rank), 1)
+        start += 1
+
+
+def _unit(
+    ax: Axes,
+    kind: str,
+    number: str,
+    at: tuple[float, int],
+    length: int,
+    top: bool | None = None,
+) -> None:
+    """A box; `top` makes it the upper or the lower half of a pair."""
+    half = 0.8 if top is None else 0.4
+    y = at[1] - 0.4 + (0 if top in (None, True) else 0.4)
+    ax.add_patch(Rectangle((at[0], y), length, half, fc=WORK[kind], ec="white", lw=0.8))
+    ink = INK if kind == "F" else "white"
+    size = 7.5 if top is None else 6
+    ax.text(
+        at[0] + length / 2,
+        y + half / 2,
+        number,
+        color=ink,
+        ha="center",
+        va="center",
+        fontsize=size,
+    )
