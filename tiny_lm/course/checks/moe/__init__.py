@@ -5,7 +5,7 @@ Source: course
 """
 
 from tiny_lm.course.checks.moe.bias import task_2_6
-from tiny_lm.course.checks.moe.experts import task_2_4
+from tiny_lm.course.checks.moe.experts_answers import task_2_4
 from tiny_lm.course.checks.moe.gate import task_2_2
 from tiny_lm.course.checks.moe.groups import task_2_3
 from tiny_lm.course.checks.moe.layer import task_2_8
