@@ -15,7 +15,7 @@ from tiny_lm.course.checks.task import Task
 
 def gate(
     scores: Float[Tensor, "N E"],
-    bias: Float[Tensor, " E"],
+    bias: Float[Tensor, "*N E"],
     top_k: int,
     route_scale: float,
 ) -> tuple[Float[Tensor, "N k"], Int[Tensor, "N k"]]:
@@ -195,6 +195,11 @@ task_2_2.asks(
 )
 
 
+def _own_bias(generator: Generator) -> tuple:
+    scores, _, k, scale = _draw(generator, N=6, E=8, k=3)
+    return scores, torch.randn(6, 8, generator=generator), k, scale
+
+
 def _ties(generator: Generator) -> tuple:
     scores = (5 * torch.rand(100, 16, generator=generator)).ceil() / 5
     return scores, torch.zeros(16), 4, 2.5
@@ -203,6 +208,7 @@ def _ties(generator: Generator) -> tuple:
 task_2_2.asks(
     "equals the definition on 300 random tokens, ties included",
     family(_draw, {"N": 300, "E": 16, "k": 4}, ones=["N", "k"], double=True),
+    drawn(_own_bias, note="a bias for each token and expert, as task 2.8 hands over"),
     drawn(_ties, note="many scores are equal: whichever of them is right"),
     mistakes={
         "(scores + bias).topk(top_k, dim=-1).indices => "

@@ -139,7 +139,9 @@ task_2_7.asks(
         "(f * P) => (f * f / E)": "This is f times f: nothing can be learnt from it, "
         "for a count has no gradient. The second factor is P.",
         "(f * P) => (P * P * E)": "This is P times P. f counts what was chosen.",
-        "F.one_hot(experts, E).sum((1, 2)) => F.one_hot(experts, E).sum((1, 2)) > 0": WHETHER,
+        "F.one_hot(experts, E).sum((1, 2)) => F.one_hot(experts, E).amax((1, 2))": (
+            WHETHER
+        ),
         "F.one_hot(experts, E).sum((1, 2)) => F.one_hot(experts[..., 0], E).sum(1)": (
             "Only the first choice of each token was counted. All k are."
         ),
