@@ -141,8 +141,9 @@ task_2_6.asks(
     mistakes={
         "rate * step => max(rate, 0.01) * step": "A step may be smaller than 0.01: "
         "V3's is 0.001.",
-        "return bias + rate * step => return (bias + rate * step).clamp(-1.5, 1.5)": "The "
-        "bias was cut off. Nothing limits it.",
+        "return bias + rate * step => return (bias + rate * step).clamp(-1.5, 1.5)": (
+            "The bias was cut off. Nothing limits it."
+        ),
     },
 )
 

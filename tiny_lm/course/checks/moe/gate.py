@@ -200,6 +200,17 @@ def _own_bias(generator: Generator) -> tuple:
     return scores, torch.randn(6, 8, generator=generator), k, scale
 
 
+task_2_2.asks(
+    "a bias for each token and expert, (N, E), works as well",
+    drawn(_own_bias, note="task 2.8 will hand over such a bias"),
+    only=(EXPERTS,),
+    mistakes={
+        "(scores + bias) => (scores + bias.flatten()[: scores.shape[-1]])": "All "
+        "tokens got the bias of the first. With (N, E) each has a row of its own.",
+    },
+)
+
+
 def _ties(generator: Generator) -> tuple:
     scores = (5 * torch.rand(100, 16, generator=generator)).ceil() / 5
     return scores, torch.zeros(16), 4, 2.5
@@ -208,7 +219,6 @@ def _ties(generator: Generator) -> tuple:
 task_2_2.asks(
     "equals the definition on 300 random tokens, ties included",
     family(_draw, {"N": 300, "E": 16, "k": 4}, ones=["N", "k"], double=True),
-    drawn(_own_bias, note="a bias for each token and expert, as task 2.8 hands over"),
     drawn(_ties, note="many scores are equal: whichever of them is right"),
     mistakes={
         "(scores + bias).topk(top_k, dim=-1).indices => "
@@ -220,8 +230,8 @@ task_2_2.asks(
 @task_2_2.accepts
 def loop_over_tokens(affinities, correction, k, scale):
     weights, experts = [], []
-    for row in affinities:
-        ranked = (row + correction).sort(descending=True).indices[:k]
+    for row, added in zip(affinities, correction.expand_as(affinities), strict=True):
+        ranked = (row + added).sort(descending=True).indices[:k]
         experts.append(ranked)
         weights.append(row[ranked] * scale / row[ranked].sum())
     return torch.stack(weights), torch.stack(experts)

@@ -143,10 +143,6 @@ def _hand(scores: list, bias: list, groups: tuple[int, int], scale: float, note:
     return case(x, centroids, bias, gate_up, down, 2, *groups, scale, note=note)
 
 
-OVER_ALL = (
-    "The weights were divided by the sum over all scores, not over those of the chosen."
-)
-
 task_2_8.asks(
     "y adds up what the k experts say, weighed by their scores",
     _hand(
@@ -163,7 +159,8 @@ task_2_8.asks(
         "twice.",
         "chosen / chosen.sum(-1, keepdim=True) => chosen": "These are the scores as "
         "weights. The gate divides them by their sum over the chosen.",
-        "chosen.sum(-1 => scores.sum(-1": OVER_ALL,
+        "chosen.sum(-1 => scores.sum(-1": "The weights were divided by the sum over "
+        "all scores, not over those of the chosen.",
         "y.view_as(x) => y.view_as(x) + x": "x itself is in the result. The block adds "
         "x, and the shared expert too; the layer returns what its routed experts "
         "found, and nothing else.",
@@ -260,15 +257,12 @@ task_2_8.asks(
         "was added twice: `gate` adds it, so what it is handed holds the bias once.",
         "tokens = x.flatten(0, 1) => tokens = x.transpose(0, 1).flatten(0, 1)": "The "
         "tokens are mixed up between sequences: B comes first, then T.",
-        "sequence_loss(rows, ids) => sequence_loss(rows, ids) * 1e-4": "The loss was "
-        "multiplied by its weight. The model does that.",
+        "sequence_loss(rows, ids) => sequence_loss(rows, ids) * 1e-4": "The loss is "
+        "too small: it was multiplied by its weight.",
     },
 )
 
-PER_GROUP = (
-    "Groups were judged by another number of scores: it is top_k // top_groups, the "
-    "share of the choices that falls to each kept group."
-)
+PER_GROUP = "Groups were judged by another number of scores: it is top_k // top_groups."
 
 task_2_8.asks(
     "equals tiny_lm's own layer on random tokens",
