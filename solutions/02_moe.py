@@ -141,13 +141,14 @@ for t, row in enumerate(scores):
 # *Who* reads a token is decided by score + bias; the bias is one number for each expert, and you will soon use it to send more tokens to an expert that has none.
 # *How much* each of the chosen counts is decided by the scores alone: each one's score divided by the sum over the chosen, times `route_scale`.
 # The bias must not reach the weights: an expert that gets more work should not speak louder for it.
+# Most often the bias is `(E,)`, the same for all tokens; let it be `(N, E)` too, one for each token and expert, which task 2.8 will need.
 # Return the weights and the ids of the chosen, both `(N, k)`.
 
 
 # %%
 def gate(
     scores: Float[Tensor, "N E"],
-    bias: Float[Tensor, " E"],
+    bias: Float[Tensor, "*N E"],
     top_k: int,
     route_scale: float,
 ) -> tuple[Float[Tensor, "N k"], Int[Tensor, "N k"]]:
@@ -190,8 +191,8 @@ for south in (-1.0, 0.0, 0.5, 1.0):
 # A group stands for a machine, and a token may visit `top_groups` of them.
 #
 # A group is as good as the sum of its `per_group` best biased scores.
-# Return the biased scores with everything outside a token's `top_groups` best groups set to −inf.
-# Not to 0: a biased score can be negative, and then a forbidden expert would win.
+# Return what has to be *added* to each biased score: 0 in a token's `top_groups` best groups, −inf in the others.
+# Whatever −inf is added to is never chosen, however bad the rest may be.
 
 # %%
 drawings.group_limit(
@@ -208,13 +209,14 @@ drawings.group_limit(
 def limit_groups(
     choice: Float[Tensor, "N E"], num_groups: int, top_groups: int, per_group: int
 ) -> Float[Tensor, "N E"]:
-    """Biased scores outside each token's best groups become minus infinity."""
+    """What to add to each biased score: 0 in a token's best groups, −inf outside."""
     ### BEGIN SOLUTION
     groups = choice.unflatten(-1, (num_groups, -1))
     strength = groups.topk(per_group, dim=-1).values.sum(-1)
     kept = strength.topk(top_groups, dim=-1).indices
     closed = torch.ones_like(strength, dtype=torch.bool).scatter(-1, kept, False)
-    return groups.masked_fill(closed[..., None], float("-inf")).flatten(-2)
+    ban = torch.zeros_like(groups).masked_fill(closed[..., None], float("-inf"))
+    return ban.flatten(-2)
     ### END SOLUTION
 
 
@@ -232,8 +234,8 @@ v3 = config.deepseek_v3().moe
 anywhere = torch.rand(2000, v3.num_experts, generator=generator)
 in_group = v3.num_experts // v3.num_groups
 per_group = v3.top_k // v3.top_groups
-limited = limit_groups(anywhere, v3.num_groups, v3.top_groups, per_group)
-for name, choice in (("no limit", anywhere), ("limit", limited)):
+ban = limit_groups(anywhere, v3.num_groups, v3.top_groups, per_group)
+for name, choice in (("no limit", anywhere), ("limit", anywhere + ban)):
     groups = choice.topk(v3.top_k).indices // in_group
     touched = F.one_hot(groups, v3.num_groups).amax(1).sum(-1)
     print(
@@ -255,6 +257,7 @@ for name, choice in (("no limit", anywhere), ("limit", limited)):
 # A Python loop over tokens would take N·k tiny products.
 # Turn it round: let each expert read all of its tokens in one product.
 # A loop over experts is fine.
+# What may not be spent: products with tokens that did not choose the expert, products that only move tokens about (a one-hot matrix is one), and copies of an expert's matrices.
 
 # %%
 drawings.sorted_rows(["a", "b", "c"], [[0, 2], [2, 1], [0, 1]]).captioned(
@@ -587,8 +590,8 @@ for name, b in (("most even", row_losses.argmin()), ("least", row_losses.argmax(
 # Return `y`, the ids of the chosen experts, and the sequence-wise loss, *not* multiplied by its weight.
 #
 # How do you tell the gate who is forbidden?
-# It adds the bias to the scores and takes the best; so hand it scores that are −inf where `limit_groups` says so.
-# The loss wants the scores without −inf.
+# It adds a bias before it chooses, and `limit_groups` says what else is to be added: hand it the sum of the two.
+# The loss wants the plain scores.
 #
 # Two things the layer does not do: it neither adds `x` (the block does) nor a shared expert (the model does), and nothing may give the bias a gradient.
 
@@ -609,9 +612,8 @@ def moe_layer(
     ### BEGIN SOLUTION
     tokens = x.flatten(0, 1)
     scores, _ = score_and_choose(tokens, centroids, top_k)
-    limited = limit_groups(scores + bias, num_groups, top_groups, top_k // top_groups)
-    allowed = scores.masked_fill(limited == float("-inf"), float("-inf"))
-    weights, experts = gate(allowed, bias, top_k, route_scale)
+    ban = limit_groups(scores + bias, num_groups, top_groups, top_k // top_groups)
+    weights, experts = gate(scores, bias + ban, top_k, route_scale)
     y = run_experts(tokens, experts, weights, gate_up, down)
     scores, experts = (z.unflatten(0, x.shape[:2]) for z in (scores, experts))
     return y.view_as(x), experts, sequence_loss(scores, experts)

@@ -19,10 +19,16 @@ def test_a_sum_is_on_every_rank():
 
 
 def test_a_row_arrives_where_it_was_sent():
-    shown = words(exchanges.all_to_all([[1, 1], [0, 1]]))
-    assert [w for w in shown if w.startswith("to ")] == ["to 1", "to 1", "to 0", "to 1"]
-    # Rank 0 gets one row of rank 1; rank 1 gets two of rank 0 and keeps one.
-    assert [w for w in shown if w.startswith("of ")] == ["of 1", "of 0", "of 0", "of 1"]
+    """Rank 0 gets one row of rank 1; rank 1 gets two of rank 0 and keeps one."""
+    drawing = exchanges.all_to_all([[1, 1], [0, 1]])
+    shown = words(drawing)
+    before, after = shown.index("before: to whom"), shown.index("after: from whom")
+    numbers = [
+        [w for w in part if len(w) == 1]
+        for part in (shown[:before], shown[before:after])
+    ]
+    assert numbers == [["1", "1", "0", "1"], ["1", "0", "0", "1"]]
+    assert drawing.narrow
 
 
 def test_a_ring_of_each_size_has_all_ranks_twice():

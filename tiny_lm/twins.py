@@ -25,7 +25,6 @@ V3's kernels are fused further than these, so its true share of memory and launc
 smaller. Rounding weights to FP8 is left out: V3 does it once for many micro-batches.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -35,6 +34,7 @@ import torch
 from tiny_lm import counts
 from tiny_lm.config import ModelConfig, TrainConfig, deepseek_v3, tiny
 from tiny_lm.costs import V3_RUN
+from tiny_lm.files import to_json, write_whole
 from tiny_lm.gpus import launch, mesh
 from tiny_lm.hardware import Machine
 from tiny_lm.replay import specs
@@ -266,5 +266,5 @@ def _bf16_rate(machine: Machine) -> float:
 
 
 if __name__ == "__main__":
-    specs.TWIN.write_text(json.dumps(derive_kept(), indent=2) + "\n")
+    write_whole(specs.TWIN, to_json(derive_kept(), indent=2) + "\n")
     print(f"wrote {specs.TWIN}")

@@ -6,6 +6,7 @@ Source: course
 
 import inspect
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -57,5 +58,7 @@ def edited(reference: Function, edits: str) -> Function:
             raise ValueError(f"{old!r} stands {source.count(old)} times in the source")
         source = source.replace(old, new.removeprefix(" "))
     space = vars(slips) | inner.__globals__
-    exec(compile(source, f"<{edits}>", "exec"), space)
+    with warnings.catch_warnings():  # two edits at once may make odd code
+        warnings.simplefilter("ignore", SyntaxWarning)
+        exec(compile(source, f"<{edits}>", "exec"), space)
     return space[inner.__name__]

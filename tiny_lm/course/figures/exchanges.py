@@ -52,19 +52,18 @@ def all_to_all(rows: Sequence[Sequence[int]]) -> Drawing:
         for target in range(count)
     ]
     most = max(map(len, [*rows, *come]))
-    few = most < 6
     figure, (left, right) = blank(2.6, (-0.1, most), (-1.0, count + 0.4), columns=2)
     for rank in range(count):
         y = count - 1 - rank
         for place, to in enumerate(rows[rank]):
-            _cell(left, (place, y), SHADES[rank], f"{'to ' * few}{to}")
+            _cell(left, (place, y), SHADES[rank], str(to))
         for place, source in enumerate(come[rank]):
-            _cell(right, (place, y), SHADES[source], f"{'of ' * few}{source}")
+            _cell(right, (place, y), SHADES[source], str(source))
         left.text(-0.15, y + 0.4, f"rank {rank}", ha="right", va="center", fontsize=10)
     left.text(max(map(len, rows)) / 2, -0.7, "before: to whom", ha="center")
     right.text(most / 2, -0.7, "after: from whom", ha="center")
     left.set_xlim(-0.3 * most - 0.3, most)
-    return finish(figure, narrow=False)
+    return finish(figure)
 
 
 def _cell(ax: Axes, at: tuple[float, float], color: str, text: str) -> None:
@@ -125,7 +124,9 @@ def hops_in_time(network: float, nvlink: Mapping[str, float], unit: str) -> Draw
         network: time that the network is busy.
         nvlink: the same of NVLink, by machine.
     """
-    figure, axes = new_figure(2.4, columns=2)
+    figure, _ = new_figure(3.4)
+    figure.clear()
+    axes = figure.subplots(2, 1, sharex=True)
     longest = network + max(nvlink.values())
     for ax, series in zip(axes, (False, True), strict=True):
         for row, time in enumerate(nvlink.values()):
@@ -136,11 +137,14 @@ def hops_in_time(network: float, nvlink: Mapping[str, float], unit: str) -> Draw
             ax.text(beyond, row + 0.2, "NVLink", **{**_MIDDLE, "ha": "left"})
             end = network + time if series else max(network, time)
             ax.plot([end, end], [row - 0.45, row + 0.45], color=INK, lw=1)
-        ax.set(xlim=(0, 1.2 * longest), xlabel=f"emulated time in {unit}")
+        ax.set(xlim=(0, 1.2 * longest))
+        ax.spines[["top", "right"]].set_visible(False)
         ax.set(ylim=(len(nvlink) - 0.5, -0.5), yticks=range(len(nvlink)))
-        ax.set_yticklabels(list(nvlink) if ax is axes[0] else [""] * len(nvlink))
-        ax.set_title("in series" if series else "pipelined", fontsize=11, color=INK)
-    return finish(figure, narrow=False)
+        ax.set_yticklabels(list(nvlink))
+        name = "in series" if series else "pipelined"
+        ax.set_title(name, loc="left", fontsize=10.5, color=INK)
+    axes[-1].set_xlabel(f"emulated time in {unit}")
+    return finish(figure)
 
 
 _MIDDLE = {"ha": "center", "va": "center", "fontsize": 8.5}
@@ -161,7 +165,7 @@ def orders(timelines: Mapping[str, Timeline]) -> Drawing:
         ax.set(xlim=(0, longest), ylim=(len(ranks) - 0.4, -0.6), yticks=ranks)
         ax.set_yticklabels([f"rank {rank}" for rank in ranks], fontsize=9)
         ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
+        ax.spines[["left", "top", "right"]].set_visible(False)
         ax.set_title(name, loc="left", fontsize=10.5, color=INK)
     axes[-1].set_xlabel("units of time: a forward takes one")
     return finish(figure, narrow=False)

@@ -5,10 +5,10 @@ Source: course
 """
 
 from tiny_lm.course.checks.moe.bias import task_2_6
-from tiny_lm.course.checks.moe.experts import task_2_4
+from tiny_lm.course.checks.moe.experts_answers import task_2_4
 from tiny_lm.course.checks.moe.gate import task_2_2
 from tiny_lm.course.checks.moe.groups import task_2_3
-from tiny_lm.course.checks.moe.layer import task_2_8
+from tiny_lm.course.checks.moe.layer_answers import task_2_8
 from tiny_lm.course.checks.moe.load import task_2_5
 from tiny_lm.course.checks.moe.score import task_2_1
 from tiny_lm.course.checks.moe.sequence import task_2_7

@@ -6,11 +6,10 @@ Source: deepseek_v3, section 2.1.2; aux_free_balancing
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
-from tiny_lm.course.checks.before.answer import Answer
-from tiny_lm.course.checks.before.expect import Mismatch, expect, show
-from tiny_lm.course.checks.before.task import Task
+from tiny_lm.course.checks.case import case, family
+from tiny_lm.course.checks.task import Task
 
 
 def update_bias(
@@ -18,7 +17,9 @@ def update_bias(
 ) -> Float[Tensor, " E"]:
     """The next step's bias: up for idle experts, down for busy ones."""
     load = load.to(bias.dtype)
-    return bias + rate * torch.sign(load.mean() - load)
+    mean = load.mean()
+    step = torch.sign(mean - load)
+    return bias + rate * step
 
 
 task_2_6 = Task(
@@ -31,23 +32,15 @@ task_2_6 = Task(
     minutes=10,
     points=2,
     reference=update_bias,
-    errors=(
-        (
-            "could not infer output dtype",
-            "The load is whole numbers, and torch takes no mean of those: turn them "
-            "into floats for it.",
-        ),
-        (
-            "can't be cast to the desired output type",
-            "A step of 0.1 does not fit into an integer tensor. Start from the bias, "
-            "which is a float, or turn the load into floats.",
-        ),
-        (
-            "Boolean value of Tensor with more than one value",
-            "`if` needs one truth, and there is one comparison per expert: let "
-            "torch.sign or torch.where decide for all of them at once.",
-        ),
-    ),
+    returns=("bias",),
+    errors={
+        "can't be cast to the desired output type": "A step of 0.1 does not fit into "
+        "an integer tensor. Start from the bias, which is a float, or turn the load "
+        "into floats.",
+        "Boolean value of Tensor with more than one value": "`if` needs one truth, and "
+        "there is one comparison per expert: let torch.sign or torch.where decide for "
+        "all of them at once.",
+    },
     hints=(
         """
         An expert with less than the mean load was chosen too rarely. In which direction
@@ -65,122 +58,113 @@ task_2_6 = Task(
     ),
 )
 
+DISTANCE = (
+    "The step grew with the distance from the mean. Only its sign counts: however far "
+    "off, a step of `rate`. A load in the thousands must not throw the bias about."
+)
 
-@task_2_6.property("idle experts go up by the rate, busy ones down by it")
-def up_and_down(answer: Answer) -> None:
-    bias, load = torch.tensor([0.5, -0.25, 0.0]), torch.tensor([1, 2, 9])
-    step = torch.tensor([0.1, 0.1, -0.1])
-    off = 4.0 - load
-    got = answer(bias.clone(), load, 0.1)
-    expect(
-        got,
-        bias + step,
-        on="bias [0.5, -0.25, 0], load [1, 2, 9] (mean 4), rate 0.1",
-        known=[
-            (
-                bias - step,
-                "Busy experts went up, so they get more tokens still. Turn the sign.",
-            ),
-            (step, "The old bias is gone. The step is added to it: it has to last."),
-            (
-                bias + 0.1 * off,
-                "The step grew with the distance from the mean. Only its sign counts: "
-                "a load in the thousands must not throw the bias about.",
-            ),
-            (
-                bias + 0.1 * off / 4,
-                "The step grew with the distance from the mean. Only its sign counts: "
-                "however far off, a step of `rate`.",
-            ),
-            (bias + 10 * step, "Is `rate` used? These steps are 1 long."),
-            (
-                bias + torch.tensor([0.1, 0.0, -0.1]),
-                "This compares with the median, 2. Wanted is the mean, 4.",
-            ),
-            (
-                bias + torch.tensor([0.1, 0.1, 0.0]),
-                "The busy expert stayed where it was: it has to come down.",
-            ),
-            (
-                bias + torch.tensor([0.0, 0.0, -0.1]),
-                "The idle experts stayed where they were: they have to go up.",
-            ),
-        ],
-    )
+task_2_6.asks(
+    "idle experts go up by the rate, busy ones down by it",
+    case([0.5, -0.25, 0.0], [1, 2, 9], 0.1, note="mean load 4"),
+    case([0.5, -0.25, 0.0, 1.0], [1, 2, 7, 2], 0.01, note="mean load 3"),
+    mistakes={
+        "torch.sign(mean - load) => torch.sign(load - mean)": "Busy experts went up, "
+        "so they get more tokens still. Turn the sign.",
+        "return bias + rate * step => return rate * step": "The old bias is gone. The "
+        "step is added to it: it has to last.",
+        "torch.sign(mean - load) => (mean - load)": DISTANCE,
+        "torch.sign(mean - load) => (mean - load) / mean": DISTANCE,
+        "torch.sign(mean - load) => torch.tanh((mean - load) / mean)": DISTANCE,
+        "rate * step => step": "Is `rate` used? These steps are 1 long.",
+        "mean = load.mean() => mean = load.median()": "This compares with the median. "
+        "Wanted is the mean.",
+        "return bias + rate * step => return bias + rate * step.clamp(min=0)": "The "
+        "busy experts stayed where they were: they have to come down.",
+        "return bias + rate * step => return bias + rate * step.clamp(max=0)": "The "
+        "idle experts stayed where they were: they have to go up.",
+        "return bias + rate * step => return bias * (1 + rate * step)": "The step was "
+        "multiplied in. It is added: a bias of 0 would never move.",
+        "return bias + rate * step => return torch.nn.Parameter(bias + rate * step)": (
+            "The bias is moved by this rule alone. As a parameter it would be handed "
+            "to the optimizer too."
+        ),
+        "return bias + rate * step => return bias + rate * (step - step.mean())": (
+            "The steps were shifted so that they add up to 0. Each is rate, 0 or -rate."
+        ),
+    },
+)
 
+DRIFT = (
+    "An expert whose load is the mean was moved. With `<` and `else` it falls to one "
+    "of the sides, and a perfect balance drifts off."
+)
 
-@task_2_6.property("an expert with exactly the mean load stays where it is")
-def mean_stays(answer: Answer) -> None:
-    bias, load = torch.tensor([0.25, 0.5, -0.5]), torch.tensor([2, 4, 3])
-    for much, words in ((load, "[2, 4, 3]"), (torch.full((3,), 5), "[5, 5, 5]")):
-        step = torch.sign(much.double().mean() - much).float()
-        down = torch.where(step > 0, 1.0, -1.0)
-        up = torch.where(step < 0, -1.0, 1.0)
-        because = (
-            "An expert whose load is the mean was moved. With `<` and `else` it falls "
-            "to one of the sides, and a perfect balance drifts off."
-        )
-        expect(
-            answer(bias.clone(), much, 0.1),
-            bias + 0.1 * step,
-            on=f"bias [0.25, 0.5, -0.5], load {words}, rate 0.1",
-            known=[(bias + 0.1 * down, because), (bias + 0.1 * up, because)],
-        )
+task_2_6.asks(
+    "an expert with exactly the mean load stays where it is",
+    case([0.25, 0.5, -0.5], [2, 4, 3], 0.1),
+    case([0.25, 0.5, -0.5], [5, 5, 5], 0.1),
+    mistakes={
+        "torch.sign(mean - load) => torch.where(load < mean, 1.0, -1.0)": DRIFT,
+        "torch.sign(mean - load) => torch.where(load > mean, -1.0, 1.0)": DRIFT,
+    },
+)
 
-
-@task_2_6.property("the mean of whole numbers keeps its fraction")
-def mean_has_a_fraction(answer: Answer) -> None:
-    load = torch.tensor([3, 1, 1, 2])
-    got = answer(torch.zeros(4), load, 0.1)
-    expect(
-        got,
-        torch.tensor([-0.1, 0.1, 0.1, -0.1]),
-        on="bias [0, 0, 0, 0], load [3, 1, 1, 2] (mean 1.75), rate 0.1",
-        known=[
-            (
-                torch.tensor([-0.1, 0.0, 0.0, -0.1]),
-                "The mean was cut to 1: `//` and `int` drop the fraction.",
-            ),
-            (
-                torch.tensor([-0.1, 0.1, 0.1, 0.0]),
-                "The mean was rounded to 2. It is 1.75.",
-            ),
-        ],
-    )
+task_2_6.asks(
+    "the mean is over all experts and keeps its fraction",
+    case([0.0] * 4, [3, 1, 1, 2], 0.1, note="mean load 1.75"),
+    case([0.0] * 4, [0, 2, 3, 4], 0.1, note="mean load 2.25, the idle expert's 0 too"),
+    mistakes={
+        "mean = load.mean() => mean = load.sum() // len(load)": "The mean lost its "
+        "fraction: `//` and `int` drop it.",
+        "mean = load.mean() => mean = load.mean().round()": "The mean was rounded. It "
+        "keeps its fraction.",
+        "torch.sign(mean - load) => (mean - load).clamp(-1, 1)": "Close to the mean "
+        "the step became smaller. However near, it is a step of `rate`.",
+        "mean = load.mean() => mean = load[load > 0].mean()": "The mean was taken over "
+        "the experts with work. The idle one counts as well: it is the one to help.",
+        "mean = load.mean() => mean = (load.max() + load.min()) / 2": "This is the "
+        "middle between the extremes. Wanted is the mean.",
+    },
+)
 
 
-@task_2_6.property("the bias that was handed over stays as it was")
-def leaves_the_old(answer: Answer) -> None:
-    bias, load = torch.tensor([0.5, -0.25, 0.0]), torch.tensor([1, 2, 9])
-    before = bias.clone()
-    got = answer(bias, load, 0.1)
-    if not torch.equal(bias, before):
-        raise Mismatch(
-            on="bias [0.5, -0.25, 0], load [1, 2, 9], rate 0.1",
-            wanted=f"the old bias still {show(before)}",
-            got=bias,
-            because="`.data` goes behind autograd's back, not behind the caller's: "
-            "return a new tensor.",
-        )
-    if torch.as_tensor(got).requires_grad:
-        raise Mismatch(
-            on="bias [0.5, -0.25, 0], load [1, 2, 9], rate 0.1",
-            wanted="a plain tensor",
-            got="one that wants a gradient",
-            because="The bias is moved by this rule alone. As a parameter it would "
-            "be handed to the optimizer too.",
-        )
+def _draw(generator: Generator, E: int, most: int) -> tuple:
+    load = torch.randint(most, (E,), generator=generator)
+    return torch.randn(E, generator=generator), load, 0.001
 
 
-@task_2_6.property("equals the definition on random loads, however large")
-def equals_definition(answer: Answer) -> None:
-    for num_experts, most in ((8, 50), (64, 10**6)):
-        load = torch.randint(most, (num_experts,), generator=answer.generator)
-        bias = torch.randn(num_experts, generator=answer.generator)
-        wanted = update_bias(bias.double(), load, 0.001)
-        expect(
-            answer(bias.clone(), load, 0.001),
-            wanted,
-            on=f"{num_experts} experts, loads up to {most:,}, rate 0.001",
-            tolerance=1e-6,
-        )
+task_2_6.asks(
+    "equals the definition on random loads, however large",
+    family(_draw, {"E": 8, "most": 50}, ones=["E", "most"], double=True),
+    family(_draw, {"E": 64, "most": 10**6}),
+    tolerance=1e-6,
+    mistakes={
+        "rate * step => max(rate, 0.01) * step": "A step may be smaller than 0.01: "
+        "V3's is 0.001.",
+        "return bias + rate * step => return (bias + rate * step).clamp(-1.5, 1.5)": (
+            "The bias was cut off. Nothing limits it."
+        ),
+    },
+)
+
+
+@task_2_6.accepts
+def two_comparisons(bias, load, rate):
+    mean = load.sum() / len(load)
+    return bias + rate * (load < mean).float() - rate * (load > mean).float()
+
+
+@task_2_6.accepts
+def without_division(bias, load, rate):
+    return bias + rate * torch.sign(load.sum() - load * len(load))
+
+
+@task_2_6.accepts
+def loop_over_experts(bias, load, rate):
+    counts = load.tolist()
+    mean = sum(counts) / len(counts)
+    moved = [
+        b + rate if n < mean else b - rate if n > mean else b
+        for b, n in zip(bias.tolist(), counts, strict=True)
+    ]
+    return torch.tensor(moved)

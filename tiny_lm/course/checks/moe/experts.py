@@ -4,30 +4,16 @@ Chapter: 02_moe/conditional_computation
 Source: deepseek_v3, eq. 12; swiglu
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
-from tiny_lm.course.checks.before.answer import Answer
-from tiny_lm.course.checks.before.expect import Mismatch, close, expect, shape, show
-from tiny_lm.course.checks.before.task import Task
+from tiny_lm.course.checks.answer import Answer
+from tiny_lm.course.checks.case import Case, case, drawn, family, probe
 from tiny_lm.course.checks.moe import stacks
-from tiny_lm.course.checks.moe.experts_words import (
-    CUT,
-    ERRORS,
-    INPUT_WEIGHED,
-    INTERLEAVED,
-    OTHER_COLUMN,
-    OTHER_WEIGHT,
-    OVERWRITTEN,
-    RENORMALISED,
-    SKIPPED,
-    SWAPPED,
-)
-from tiny_lm.course.checks.moe.work import Work, refuse_waste
+from tiny_lm.course.checks.moe.work import Work, told
+from tiny_lm.course.checks.task import Task
 
 
 def run_experts(
@@ -41,11 +27,18 @@ def run_experts(
     y = torch.zeros_like(x)
     for e in range(len(gate_up)):
         token, choice = (experts == e).nonzero(as_tuple=True)
-        gate, up = (x[token] @ gate_up[e].T).chunk(2, dim=-1)
+        rows = x[token]
+        gate, up = (rows @ gate_up[e].T).chunk(2, dim=-1)
         out = (F.silu(gate) * up) @ down[e].T
-        y = y.index_add(0, token, out * weights[token, choice, None])
+        out = out * weights[token, choice].unsqueeze(-1)
+        y = y.index_add(0, token, out)
     return y
 
+
+COUNTS = (
+    "Counts and experts do not match. An expert that nobody chose counts 0, and is "
+    "left out of counts that are made of what occurs: bincount has a minlength."
+)
 
 task_2_4 = Task(
     id="2.4",
@@ -54,10 +47,26 @@ task_2_4 = Task(
     name="run_experts",
     piece="moe.run_experts",
     difficulty=3,
-    minutes=35,
+    minutes=47,
     points=4,
     reference=run_experts,
-    errors=ERRORS,
+    returns=("y",),
+    errors={
+        "cannot be multiplied": "Two shapes do not fit. gate_up[e] has a row for each "
+        "of its 2 F outputs, down[e] one for each of its D: a row of tokens is "
+        "multiplied with the transposed matrix. Between the two, gate and up become "
+        "one of width F.",
+        "is shorter than argument": COUNTS,
+        "is longer than argument": COUNTS,
+        "is out of bounds for dimension 0": COUNTS,
+        "Offsets have to be int32": "The ends of the groups are .to(torch.int32).",
+        "is invalid for input of size": "view wants groups of equal size. How many "
+        "tokens an expert gets differs from expert to expert, and may be none.",
+        "is out of bounds for dimension 1": "weights has a column for each choice of a "
+        "token, not for each expert: weights[token, choice].",
+        "must match the size": "Two shapes do not fit. One weight belongs to a whole "
+        "row of results: shape (rows, 1), as weights[token, choice, None] has.",
+    },
     hints=(
         """
         Turn the question round. Not: which experts does this token visit? But: which
@@ -79,168 +88,173 @@ task_2_4 = Task(
 )
 
 
-def _run(answer: Answer, *arguments: Tensor) -> Tensor:
-    """What came back, a row for each token."""
-    got = torch.as_tensor(answer(*arguments))
-    (N, D), k = arguments[0].shape, arguments[1].shape[1]
-    known = {
-        (N * k, D): "This is a row for each choice. Those of one token are added up.",
-        (N, k, D): "The results of a token stand side by side. Add them up.",
-    }
-    if shape(got) != (N, D):
-        raise Mismatch(
-            f"{N} tokens of width {D}, {k} experts each",
-            f"shape {(N, D)}, as x",
-            f"shape {shape(got)}",
-            known.get(shape(got), ""),
-        )
-    return got
-
-
-@task_2_4.property("a token's result is its expert's SwiGLU, times the weight")
-def one_expert(answer: Answer) -> None:
+def _one(gate: list[float], up: list[float], down: float, weight: float, note: str):
+    stack = stacks.one_expert(gate, up, down)
     x, experts = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0]])
-    stack = stacks.one_expert(gate=[20.0, -20.0], up=[3.0, 1.0], down=0.5)
-    tenth = _by_hand([2.0, -2.0], [0.3, 0.1])
-    expect(
-        _run(answer, x, experts, torch.tensor([[0.1]]), *stack)[0, 0],
-        3.0,
-        on="x = 1, weight 0.1, an expert: gate [20, -20], up [3, 1], down [0.5, 0.5]\n"
-        "silu(20) = 20 and silu(-20) = 0, so it makes (20·3 + 0·1) · 0.5 = 30 of x",
-        known=[
-            (30.0, "The weight is missing: each result counts as much as it says."),
-            (0.3, "The weight came twice."),
-            (tenth, INPUT_WEIGHED),
-            (0.1 * tenth, INPUT_WEIGHED),
-            (0.1 * _by_hand([3.0, 1.0], [20.0, -20.0]), SWAPPED),
-            (-20.0, INTERLEAVED),
-            (2.0, "This is gate · up. Wanted is silu(gate) · up."),
-            (0.15, "This is sigmoid(gate) · up. silu(gate) is gate · sigmoid(gate)."),
-            (1.0, "This is silu(gate) alone, without up."),
-        ],
-    )
-    stack = stacks.one_expert(gate=[1.0, 0.0], up=[1.0, 0.0], down=1.0)
-    expect(
-        _run(answer, x, experts, torch.tensor([[1.0]]), *stack)[0, 0],
-        1 / (1 + math.exp(-1)),
-        on="x = 1, weight 1, an expert of one neuron: its gate, up and down all 1\n"
-        "silu(1) = 1 / (1 + exp(-1))",
-        known=[
-            (F.gelu(torch.tensor(1.0)), "This is gelu. A SwiGLU has silu."),
-            (1.0, "This is relu. A SwiGLU has silu."),
-        ],
-    )
+    return case(x, experts, torch.tensor([[weight]]), *stack, note=note)
 
 
-def _by_hand(gate: list[float], up: list[float]) -> float:
-    """The expert above, with these for gate and up."""
-    return float((F.silu(torch.tensor(gate)) * torch.tensor(up)).sum() * 0.5)
+WEIGH = "out * weights[token, choice].unsqueeze(-1)"
+INPUT_WEIGHED = (
+    "The weight went in with the token, before the silu, which bends it. It belongs to "
+    "what comes out."
+)
+
+task_2_4.asks(
+    "a token's result is its expert's SwiGLU, times the weight",
+    _one(
+        [20.0, -20.0],
+        [3.0, 1.0],
+        0.5,
+        0.1,
+        "x = 1; gate [20, -20], up [3, 1], "
+        "down [0.5, 0.5];\nsilu(20) = 20, silu(-20) = 0: (20·3 + 0·1) · 0.5 = 30",
+    ),
+    _one(
+        [1.0, 0.0],
+        [2.0, 0.0],
+        1.0,
+        1.0,
+        "x = 1; gate 1, up 2, down 1;\nsilu(1) = 1 / (1 + exp(-1))",
+    ),
+    mistakes={
+        f"{WEIGH} => out": "The weight is missing: each result counts as much as it "
+        "says.",
+        f"{WEIGH} => {WEIGH} ** 2": "The weight came twice.",
+        f"rows = x[token] => rows = x[token] * weights[token, choice].unsqueeze(-1) ;; "
+        f"{WEIGH} => out": INPUT_WEIGHED,
+        "rows = x[token] => rows = x[token] * weights[token, choice].unsqueeze(-1)": (
+            INPUT_WEIGHED
+        ),
+        "gate, up = (rows => up, gate = (rows": "Gate and up are swapped. The first "
+        "half of the rows of gate_up is the gate, and silu acts on the gate alone.",
+        "gate, up = (rows @ gate_up[e].T).chunk(2, dim=-1) => "
+        "gate, up = (rows @ gate_up[e].T).unflatten(-1, (-1, 2)).unbind(-1)": "Gate "
+        "and up were taken in turns, row by row. The first half is the gate, the "
+        "second is up.",
+        "F.silu(gate) * up => gate * up": "This is gate · up. Wanted is silu(gate) · "
+        "up.",
+        "F.silu(gate) => torch.sigmoid(gate)": "This is sigmoid(gate) · up. silu(gate) "
+        "is gate · sigmoid(gate).",
+        "F.silu(gate) * up => F.silu(gate)": "This is silu(gate) alone, without up.",
+        "F.silu(gate) * up => F.silu(gate * up)": "silu acts on the gate alone, before "
+        "it meets up.",
+        "F.silu(gate) * up => F.silu(gate) + up": "silu(gate) and up were added. They "
+        "are multiplied.",
+        "return y => return y / weights.sum(-1, keepdim=True)": "The weights were "
+        "divided by their sum once more. They come ready: the gate has seen to it, "
+        "route_scale included.",
+        "return y => return y + x": "The token itself was added. That is the "
+        "business of the block around the layer.",
+        "F.silu(gate) => F.relu(gate)": "This is relu. A SwiGLU has silu.",
+        "F.silu(gate) => F.gelu(gate)": "This is gelu. A SwiGLU has silu.",
+    },
+)
+
+OVERWRITTEN = (
+    "One result overwrote the other: a second `y[token] = …` wipes out the first. "
+    "`y[token] += …` adds, but where a token comes twice within one call it too keeps "
+    "one, for it reads all before it writes any. index_add adds them all."
+)
+OTHER_COLUMN = (
+    "A result was weighed with the weight of another choice: the same column of "
+    "`weights` for all. Its own stands where its expert stands in `experts`."
+)
+
+own = task_2_4.asks(
+    "each token gets the sum from its own experts, by its own weights",
+    case(
+        stacks.tokens(1.0, 2.0, 3.0),
+        [[1, 0], [2, 0], [1, 2]],
+        [[1.5, 2.0], [1.5, 2.0], [1.5, 2.0]],
+        *stacks.factors(1.0, 10.0, 100.0),
+        note="tokens 1, 2, 3; experts 0, 1, 2 multiply by 1, 10, 100",
+    ),
+    mistakes={
+        "y = y.index_add(0, token, out) => y = y.index_copy(0, token, out)": (
+            OVERWRITTEN
+        ),
+        "weights[token, choice] => weights[token, 0]": OTHER_COLUMN,
+        "weights[token, choice] => weights[token, -1]": OTHER_COLUMN,
+        "weights[token, choice] => weights.flip(-1)[token, choice]": "Each result was "
+        "weighed with the weight of the token's other choice.",
+        "weights[token, choice] => weights[token, e]": "weights has a column for each "
+        "choice of a token, not for each expert: weights[token, choice].",
+        "return y => return y / experts.shape[1]": "This is the mean of a token's "
+        "results. Wanted is the sum.",
+        "(experts == e) => (experts[:, :1] == e)": "Only the first choice of each "
+        "token was run.",
+    },
+)
 
 
-@task_2_4.property("each token gets the sum from its own experts, by its own weights")
-def own_experts(answer: Answer) -> None:
-    values, factors = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 10.0, 100.0])
-    experts = torch.tensor([[1, 0], [2, 0], [1, 2]])
-    weights = torch.tensor([[1.5, 2.0], [1.5, 2.0], [1.5, 2.0]])
-    x, stack = stacks.tokens(1.0, 2.0, 3.0), stacks.factors(1.0, 10.0, 100.0)
-    got = _run(answer, x, experts, weights, *stack)
-    parts = values[:, None] * factors[experts] * weights
-    wanted = parts.sum(-1)
-    by_expert = experts.flatten().argsort(stable=True)
-    unsorted = weights.flatten()[by_expert.argsort()].view(3, 2)
-    left_sorted = parts.flatten()[by_expert].view(3, 2).sum(-1)
-    last = parts.gather(-1, experts.argmax(-1, keepdim=True)).squeeze(-1)
-    first = parts.gather(-1, experts.argmin(-1, keepdim=True)).squeeze(-1)
-    expect(
-        got[:, 0],
-        wanted,
-        on="tokens 1, 2, 3; expert 0 multiplies by 1, expert 1 by 10, expert 2 by 100\n"
-        "experts [[1, 0], [2, 0], [1, 2]], weights [1.5, 2] for each token",
-        known=[
-            ((parts / weights).sum(-1), "The weights are missing."),
-            (wanted / 2, "This is the mean of a token's results. Wanted is the sum."),
-            (wanted / 3.5, RENORMALISED),
-            (parts[:, 0], "Only the first choice of each token was run."),
-            (last, OVERWRITTEN),
-            (parts[:, 1], OVERWRITTEN),
-            (first, OVERWRITTEN),
-            ((parts / weights * 1.5).sum(-1), OTHER_COLUMN),
-            ((parts / weights * 2.0).sum(-1), OTHER_COLUMN),
-            ((parts / weights * weights.flip(-1)).sum(-1), OTHER_WEIGHT),
-            ((parts / weights * unsorted).sum(-1), OTHER_WEIGHT),
-            (left_sorted, "The results are still sorted by expert. Whose are they?"),
-            (values * 111 * 3.5, "Every token was sent to every expert."),
-        ],
-    )
-    off = got[:, 1:].abs().max()
-    if off > 1e-3:
-        raise Mismatch(
-            "the same, the other three numbers of a token", "zeros", show(got)
+def _choices(rows: list[list[int]], note: str) -> Case:
+    return drawn(lambda g: tuple(stacks.random(g, torch.tensor(rows), 4)), note)
+
+
+uneven = task_2_4.asks(
+    "an expert may get no token, or all of them",
+    _choices([[1], [1], [3], [1], [1]], "experts 0 and 2 of 4 get none"),
+    _choices([[0], [1], [0], [1]], "experts 2 and 3 of 4, the last ones, get none"),
+    _choices([[2, 3], [2, 0], [2, 1], [2, 3]], "expert 2 gets all four"),
+    _choices([[3]], "a single token"),
+    mistakes={
+        "zeros_like(x) => zeros_like(x) + x.mean() * 0 / (experts == 0).sum()": (
+            "Something is divided by the number of tokens of an expert, which may be 0."
         )
+    },
+)
 
 
-@task_2_4.property("an expert may get no token, or all of them")
-def uneven(answer: Answer) -> None:
-    for experts, what in (
-        ([[1], [1], [3], [1], [1]], "experts 0 and 2 of 4 get none"),
-        ([[0], [1], [0], [1]], "experts 2 and 3 of 4, the last ones, get none"),
-        ([[2, 3], [2, 0], [2, 1], [2, 3]], "expert 2 gets all four"),
-        ([[3], [3], [3], [3]], "expert 3 gets all four, the others none"),
-    ):
-        arguments = stacks.random(answer.generator, torch.tensor(experts), 4)
-        got, wanted = _run(answer, *arguments), run_experts(*arguments)
-        if not close(got, wanted):
-            rows = (f"{show(y[:, 0])} in column 0" for y in (wanted, got))
-            raise Mismatch(
-                f"random tokens and experts, experts = {experts}:\n{what}",
-                *rows,
-                SKIPPED,
-            )
+def even(generator: Generator, num_tokens: int) -> list[Tensor]:
+    return stacks.random(generator, stacks.even_choices(num_tokens), 4)
 
 
-@task_2_4.property("each expert reads its tokens at once, and reads no others")
-def grouped(answer: Answer) -> None:
-    works = {}
+@probe("64 tokens, then 128, two choices each; 4 experts, each with its fair share")
+def work(answer: Answer, generator: Generator) -> dict[str, str]:
+    seen = []
     for num_tokens in (64, 128):
-        arguments = stacks.random(answer.generator, stacks.even_choices(num_tokens), 4)
-        with Work() as works[num_tokens]:
-            _run(answer, *arguments)
-    refuse_waste(works[64], works[128], fair_flops=256 * 6 * 8 * 12, row=24)
+        arguments = even(generator, num_tokens)
+        with Work() as counted:
+            answer(*arguments)
+        seen.append(counted)
+    return told(*seen, fair_flops=256 * 6 * 8 * 12, row=24)
 
 
-@task_2_4.property("gradients reach the tokens, the weights and both stacks")
-def learns(answer: Answer) -> None:
-    experts = torch.tensor([[0, 2], [2, 1], [1, 0], [2, 0]])
-    x, experts, weights, gate_up, down = stacks.random(answer.generator, experts, 3)
-    wanting = (x, weights, gate_up, down)
-    for one in wanting:
-        one.requires_grad_()
-    pull = torch.randn(4, 8, generator=answer.generator)
-    got = _run(answer, x, experts, weights, gate_up, down)
-    on = "random arguments that want a gradient; 4 tokens, 3 experts"
-    if not got.requires_grad:
-        raise Mismatch(
-            on, "a result that knows where it comes from", "bare numbers", CUT
-        )
-    wanted = torch.autograd.grad(
-        (run_experts(x, experts, weights, gate_up, down) * pull).sum(), wanting
-    )
-    grads = torch.autograd.grad((got * pull).sum(), wanting, allow_unused=True)
-    names = ("x", "weights", "gate_up", "down")
-    for name, ours, theirs in zip(names, wanted, grads, strict=True):
-        if theirs is None:
-            raise Mismatch(on, f"a gradient for {name}", "none", CUT)
-        expect(theirs, ours, f"{on}; the gradient of {name}")
+grouped = task_2_4.asks(
+    "each expert reads its tokens at once, and reads no others", work
+)
 
 
-@task_2_4.property("equals the definition on 500 random tokens")
-def equals_definition(answer: Answer) -> None:
-    for num_experts, top_k in ((16, 4), (5, 1), (4, 4)):
-        score = torch.rand(500, num_experts, generator=answer.generator)
-        experts = score.topk(top_k, dim=-1).indices
-        arguments = stacks.random(answer.generator, experts, num_experts, 16, 20)
-        expect(
-            _run(answer, *arguments),
-            run_experts(*arguments),
-            on=f"500 random tokens, {num_experts} random experts, top_k {top_k}",
-        )
+def _slopes(generator: Generator) -> tuple:
+    rows = torch.tensor([[0, 2], [2, 1], [1, 0], [2, 0]])
+    return tuple(stacks.random(generator, rows, 3))
+
+
+CUT = (
+    "Without a gradient, what stands here never learns. Did .detach(), .data, "
+    "torch.no_grad() or torch.tensor(…) cut it off?"
+)
+
+task_2_4.asks(
+    "gradients reach the tokens, the weights and both stacks",
+    Case(_slopes, slopes=("x", "weights", "gate_up", "down")),
+    mistakes={
+        "weights[token, choice] => weights.detach()[token, choice]": CUT,
+        "rows = x[token] => rows = x.detach()[token]": CUT,
+        "down[e].T => down.data[e].T": CUT,
+        "gate_up[e].T => gate_up.data[e].T": CUT,
+    },
+)
+
+
+def _draw(generator: Generator, N: int, E: int, k: int) -> tuple:
+    score = torch.rand(N, E, generator=generator)
+    return tuple(stacks.random(generator, score.topk(k).indices, E, 16, 20))
+
+
+task_2_4.asks(
+    "equals the definition on 500 random tokens",
+    family(_draw, {"N": 500, "E": 16, "k": 4}, ones=["N", "k"]),
+    family(_draw, {"N": 40, "E": 4, "k": 4}),
+)

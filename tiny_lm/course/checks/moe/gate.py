@@ -15,7 +15,7 @@ from tiny_lm.course.checks.task import Task
 
 def gate(
     scores: Float[Tensor, "N E"],
-    bias: Float[Tensor, " E"],
+    bias: Float[Tensor, "*N E"],
     top_k: int,
     route_scale: float,
 ) -> tuple[Float[Tensor, "N k"], Int[Tensor, "N k"]]:
@@ -195,6 +195,22 @@ task_2_2.asks(
 )
 
 
+def _own_bias(generator: Generator) -> tuple:
+    scores, _, k, scale = _draw(generator, N=6, E=8, k=3)
+    return scores, torch.randn(6, 8, generator=generator), k, scale
+
+
+task_2_2.asks(
+    "a bias for each token and expert, (N, E), works as well",
+    drawn(_own_bias, note="task 2.8 will hand over such a bias"),
+    only=(EXPERTS,),
+    mistakes={
+        "(scores + bias) => (scores + bias.flatten()[: scores.shape[-1]])": "All "
+        "tokens got the bias of the first. With (N, E) each has a row of its own.",
+    },
+)
+
+
 def _ties(generator: Generator) -> tuple:
     scores = (5 * torch.rand(100, 16, generator=generator)).ceil() / 5
     return scores, torch.zeros(16), 4, 2.5
@@ -214,8 +230,8 @@ task_2_2.asks(
 @task_2_2.accepts
 def loop_over_tokens(affinities, correction, k, scale):
     weights, experts = [], []
-    for row in affinities:
-        ranked = (row + correction).sort(descending=True).indices[:k]
+    for row, added in zip(affinities, correction.expand_as(affinities), strict=True):
+        ranked = (row + added).sort(descending=True).indices[:k]
         experts.append(ranked)
         weights.append(row[ranked] * scale / row[ranked].sum())
     return torch.stack(weights), torch.stack(experts)

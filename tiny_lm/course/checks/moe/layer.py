@@ -4,20 +4,15 @@ Chapter: 02_moe/balance
 Source: deepseek_v3, eqs. 12-20
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
-from tiny_lm import router
-from tiny_lm.course.checks.before.answer import Answer
-from tiny_lm.course.checks.before.expect import Mismatch, close, expect, shape
-from tiny_lm.course.checks.before.expect import recognise as recognise
-from tiny_lm.course.checks.before.task import Task
-from tiny_lm.course.checks.moe.layer_words import ADDED_X, ERRORS, HINTS, WORDS
-from tiny_lm.layers import grouped_linear, swiglu
-from tiny_lm.moe import collect, sort_by_expert, spread
+from tiny_lm.course.checks.case import Case, case
+from tiny_lm.course.checks.moe.experts import run_experts
+from tiny_lm.course.checks.moe.groups import limit_groups
+from tiny_lm.course.checks.moe.sequence import sequence_loss
+from tiny_lm.course.checks.task import Task
 
 
 def moe_layer(
@@ -34,14 +29,33 @@ def moe_layer(
     """The routed experts' answer to each token, who they were, and the balance loss."""
     tokens = x.flatten(0, 1)
     scores = torch.sigmoid(tokens @ centroids.T)
-    weights, experts = router.route(scores, bias, top_k, num_groups, top_groups)
-    order = sort_by_expert(experts, len(centroids))
-    hidden = swiglu(grouped_linear(spread(tokens, order), gate_up, order.ends))
-    rows = grouped_linear(hidden, down, order.ends)
-    y = collect(rows, route_scale * weights, order)
-    scores, experts = (z.unflatten(0, x.shape[:2]) for z in (scores, experts))
-    return y.view_as(x), experts, router.sequence_loss(scores, experts)
+    ban = limit_groups(scores + bias, num_groups, top_groups, top_k // top_groups)
+    choice = scores + bias + ban
+    experts = choice.topk(top_k).indices
+    chosen = scores.gather(-1, experts)
+    weights = chosen / chosen.sum(-1, keepdim=True)
+    y = run_experts(tokens, experts, weights * route_scale, gate_up, down)
+    y = y.view_as(x)
+    rows, ids = scores.unflatten(0, x.shape[:2]), experts.unflatten(0, x.shape[:2])
+    balance = sequence_loss(rows, ids)
+    return y, ids, balance
 
+
+IDS = "experts, by number:"
+
+
+def _view(result: tuple, *arguments: object) -> dict:
+    """The result, the ids of a token in whatever order."""
+    y, ids, balance = result
+    return {"y": y, IDS: ids.sort(-1).values, "balance": balance}
+
+
+FLAT = (
+    "All but sequence_loss take the tokens of all sequences end to end, (N, …): "
+    "x.flatten(0, 1). sequence_loss wants (B, T, E) and (B, T, k): .unflatten(0, "
+    "x.shape[:2]) cuts the tokens into sequences again."
+)
+FEW = f"A piece got a tensor with too few dims. {FLAT}"
 
 task_2_8 = Task(
     id="2.8",
@@ -50,251 +64,233 @@ task_2_8 = Task(
     name="moe_layer",
     piece="moe.moe_layer",
     difficulty=3,
-    minutes=35,
+    minutes=47,
     points=4,
     reference=moe_layer,
-    errors=ERRORS,
-    hints=HINTS,
+    returns=("y", "experts", "balance"),
+    view=_view,
+    errors={
+        "not enough values to unpack": FEW,
+        "too many values to unpack": f"Too many dims. {FLAT}",
+        "must match the size": f"Two pieces do not fit. {FLAT}",
+        "Dimension out of range": FEW,
+    },
+    hints=(
+        """
+        You have all of it. Lay the tokens of all sequences end to end, score, limit,
+        gate, run, and cut them into sequences again. Who of your functions does which?
+        """,
+        """
+        limit_groups(scores + bias, …) says what to add so that nobody forbidden is
+        chosen. The gate adds a bias before it chooses: give it the bias and the ban,
+        added up. sequence_loss gets the plain scores, and scores and experts as
+        (B, T, …).
+        """,
+        """
+        ban = limit_groups(scores + bias, num_groups, top_groups, top_k // top_groups)
+        gate(scores, bias + ban, top_k, route_scale) gives weights and experts; then
+        run_experts(tokens, experts, weights, gate_up, down).view_as(x), and
+        scores.unflatten(0, x.shape[:2]) for the loss, the experts likewise.
+        """,
+    ),
 )
 
 
-def _three(answer: Answer, *arguments: object) -> tuple[Tensor, Tensor, Tensor]:
-    """y, experts and balance, once three things came back."""
-    got = answer(*arguments)
-    if not isinstance(got, tuple | list) or len(got) != 3:
-        raise Mismatch(
-            on=answer.call(arguments),
-            wanted="three results: y, experts, balance",
-            got=got,
-        )
-    return tuple(torch.as_tensor(one) for one in got)
-
-
 def _random(
-    answer: Answer, B: int, T: int, E: int, D: int = 8, F: int = 4
-) -> dict[str, Tensor]:
-    """Parameters of a layer and tokens for it, with biases that matter."""
+    generator: Generator, B: int, T: int, E: int, k: int, groups: tuple, scale: float
+) -> tuple:
+    """Tokens and parameters, with biases that matter."""
 
     def draw(*sizes: int) -> Tensor:
-        return torch.randn(*sizes, generator=answer.generator)
+        return torch.randn(*sizes, generator=generator)
 
-    return {
-        "x": draw(B, T, D),
-        "centroids": 0.5 * draw(E, D),
-        "bias": 0.5 * draw(E) - 0.5,
-        "gate_up": draw(E, 2 * F, D),
-        "down": draw(E, D, F),
-    }
+    parameters = 0.5 * draw(E, 8), 0.5 * draw(E) - 0.5, draw(E, 8, 8), draw(E, 8, 4)
+    return draw(B, T, 8), *parameters, k, *groups, scale
 
 
-@task_2_8.property("y is shaped like x, experts are (B, T, k) ids, balance a scalar")
-def shapes(answer: Answer) -> None:
-    y, experts, balance = _three(answer, *_random(answer, 2, 3, 8).values(), 4, 4, 2, 1)
-    on = "x of shape (2, 3, 8), 8 experts, top_k 4"
-    wanted = {"y": (y, (2, 3, 8)), "experts": (experts, (2, 3, 4))}
-    wanted |= {"balance": (balance, ())}
-    for name, (got, sizes) in wanted.items():
-        if shape(got) != sizes:
-            flat = sizes and shape(got) == (6, sizes[-1])
-            raise Mismatch(
-                on,
-                f"{name} of shape {sizes}",
-                f"{name} of shape {shape(got)}",
-                "The tokens lie end to end: cut them into B sequences of T again."
-                if flat
-                else "",
-            )
-    if experts.is_floating_point():
-        raise Mismatch(on, "experts: whole numbers, the ids", f"{experts.dtype}")
+def _of(*sizes: object, note: str = "", slopes: tuple[str, ...] = ()) -> Case:
+    return Case(lambda g: _random(g, *sizes), note, slopes)
 
+
+APART = "The tokens lie end to end: cut them into B sequences of T again."
+
+task_2_8.asks(
+    "y is shaped like x, experts are (B, T, k) ids, balance a scalar",
+    _of(2, 3, 8, 4, (4, 2), 1.0, note="2 sequences of 3 tokens, 8 experts"),
+    only=(),
+    mistakes={
+        "y = y.view_as(x) => y = y": APART,
+        "return y, ids, balance => return y, experts, balance": APART,
+        "return y, ids, balance => return y": "The result is y alone. Wanted are "
+        "three: y, experts, balance.",
+        "return y, ids, balance => return y, choice.topk(top_k).values.unflatten("
+        "0, x.shape[:2]), balance": "The second result are the scores of the chosen. "
+        "Wanted are their numbers.",
+    },
+)
 
 # One token, [1, 0, 0, 0]: its scores are sigmoids of the centroids' first column, and
 # expert e says VALUES[e], for silu(20) is 20 to eight digits.
 VALUES = torch.tensor([4.0, 8.0, 16.0, 40.0])
 
 
-def _by_hand(
-    answer: Answer, scores: Tensor, bias: Tensor, groups: tuple[int, int], scale: float
-) -> Tensor:
-    """What the answer makes of one token whose experts say 4, 8, 16 and 40."""
+def _hand(scores: list, bias: list, groups: tuple[int, int], scale: float, note: str):
     x, centroids = torch.zeros(1, 1, 4), torch.zeros(4, 4)
     gate_up, down = torch.zeros(4, 8, 4), torch.zeros(4, 4, 4)
-    x[..., 0], centroids[:, 0] = 1.0, torch.logit(scores)
+    x[..., 0], centroids[:, 0] = 1.0, torch.logit(torch.tensor(scores))
     gate_up[:, 0, 0], gate_up[:, 4, 0], down[:, 0, 0] = 20.0, VALUES / 20, 1.0
-    y, _, _ = _three(answer, x, centroids, bias, gate_up, down, 2, *groups, scale)
-    return y.flatten()[0]
+    note = f"one token whose experts answer [4], [8], [16], [40];\n{note}"
+    return case(x, centroids, bias, gate_up, down, 2, *groups, scale, note=note)
 
 
-def _mix(*parts: tuple[float, int], scale: float = 1.0) -> float:
-    """Experts' values, weighed by shares of the given scores."""
-    total = sum(score for score, _ in parts)
-    return scale * sum(score * float(VALUES[e]) for score, e in parts) / total
+task_2_8.asks(
+    "y adds up what the k experts say, weighed by their scores",
+    _hand(
+        [0.75, 0.5, 0.25, 0.2],
+        [0.0] * 4,
+        (1, 1),
+        2.0,
+        "scores [0.75, 0.5, 0.25, 0.2], no bias, one group",
+    ),
+    only=("y",),
+    mistakes={
+        "weights * route_scale => weights": "`route_scale` is missing.",
+        "weights * route_scale => weights * route_scale**2": "`route_scale` came in "
+        "twice.",
+        "chosen / chosen.sum(-1, keepdim=True) => chosen": "These are the scores as "
+        "weights. The gate divides them by their sum over the chosen.",
+        "chosen.sum(-1 => scores.sum(-1": "The weights were divided by the sum over "
+        "all scores, not over those of the chosen.",
+        "y.view_as(x) => y.view_as(x) + x": "x itself is in the result. The block adds "
+        "x, and the shared expert too; the layer returns what its routed experts "
+        "found, and nothing else.",
+        "weights * route_scale => weights.flip(-1) * route_scale": "Each expert got "
+        "the other's weight.",
+        "weights * route_scale => torch.ones_like(weights) * route_scale": "What the "
+        "experts say was added up without weights.",
+        "chosen / chosen.sum(-1, keepdim=True) => chosen.logit().softmax(-1)": "Here a "
+        "softmax made the weights. The scores are sigmoids, divided by their sum over "
+        "the chosen.",
+    },
+)
 
+task_2_8.asks(
+    "the bias chooses the experts and weighs nothing",
+    _hand(
+        [0.75, 0.5, 0.25, 0.2],
+        [0.0, 0.0, 0.4, 0.0],
+        (1, 1),
+        1.0,
+        "scores [0.75, 0.5, 0.25, 0.2]: experts 0 and 2 are chosen",
+    ),
+    only=("y",),
+    mistakes={
+        "(scores + bias, num => (scores, num ;; choice = scores + bias + ban => "
+        "choice = scores + ban": "The bias had no say. `score_and_choose` does not "
+        "know it; `gate` does.",
+        "choice = scores + bias + ban => choice = scores + ban": "The bias had no say "
+        "in the choice of experts, only in that of groups.",
+        "scores.gather(-1, experts) => (scores + bias).gather(-1, experts)": "The "
+        "right experts, but the bias got into the weights: an expert that is raised to "
+        "get more work must not shout louder for it.",
+    },
+)
 
-ON_TOKEN = "one token whose experts 0 to 3 answer [4], [8], [16] and [40]; top_k 2,\n"
+ZERO = (
+    "A forbidden expert answered. Biased scores can be negative, so a forbidden one "
+    "needs -inf; 0 would be the best of them."
+)
+BY_HAND = [0.75, 0.25, 0.6, 0.5]
 
+task_2_8.asks(
+    "only experts of the best groups are chosen",
+    _hand(
+        BY_HAND,
+        [0.0] * 4,
+        (2, 1),
+        1.0,
+        "2 groups of which 1 stays: 0.75 + 0.25 against 0.6 + 0.5",
+    ),
+    _hand(
+        BY_HAND,
+        [0.0, -0.35, 0.1, -1.75],
+        (2, 1),
+        1.0,
+        "scores + bias [0.75, -0.1, 0.7, -1.25], 2 groups of which 1 stays",
+    ),
+    only=("y",),
+    mistakes={
+        "bias + ban => bias": "Experts of both groups answered. What `limit_groups` "
+        "forbids must never be chosen.",
+        "top_k // top_groups) => 1)": "The group with the best single score stayed. A "
+        "group is as good as the sum of its top_k / top_groups best.",
+        "limit_groups(scores + bias, => limit_groups(scores,": "The groups were "
+        "compared by the raw scores. It is the biased ones that choose, groups as "
+        "well.",
+        "choice = scores + bias + ban => choice = (scores + bias) * ban.exp()": ZERO,
+        "choice = scores + bias + ban => choice = scores * ban.exp() + bias": ZERO,
+        "chosen / chosen.sum => "
+        "(chosen + 0 * ban.sum(-1, keepdim=True)) / chosen.sum": "-inf got where "
+        "numbers are multiplied or subtracted: 0 * -inf and inf - inf are NaN.",
+    },
+)
 
-@task_2_8.property("y adds up what the k experts say, weighed by their scores")
-def weighed_sum(answer: Answer) -> None:
-    scores = torch.tensor([0.75, 0.5, 0.25, 0.2])
-    plain = 0.75 * 4 + 0.5 * 8
-    odds = torch.logit(scores).exp()
-    expect(
-        _by_hand(answer, scores, torch.zeros(4), (1, 1), 2.0),
-        11.2,
-        on=f"{ON_TOKEN}scores [0.75, 0.5, 0.25, 0.2], no bias, one group, "
-        "route_scale 2",
-        known=[
-            (5.6, "`route_scale` is missing."),
-            (22.4, "`route_scale` came in twice."),
-            (2 * plain, WORDS["raw"]),
-            (plain, WORDS["raw"]),
-            (2 * plain / 1.7, WORDS["all"]),
-            (12.2, ADDED_X),
-            (12.8, "Each expert got the other's weight."),
-            (24.0, "What the experts say was added up without weights."),
-            (_mix((float(odds[0]), 0), (float(odds[1]), 1), scale=2), WORDS["softmax"]),
-        ],
-    )
+task_2_8.asks(
+    "balance is the sequence-wise loss of what was really chosen",
+    _of(3, 5, 8, 2, (4, 2), 1.0, note="3 random sequences of 5 tokens"),
+    only=("balance",),
+    mistakes={
+        "sequence_loss(rows, ids) => "
+        "sequence_loss(rows + ban.unflatten(0, x.shape[:2]), ids)": "The balance loss "
+        "was given scores with -inf in them, and divides by their sum. It wants the "
+        "scores as they are.",
+        "sequence_loss(rows, ids) => sequence_loss(scores[None], experts[None])": "All "
+        "sequences were counted as one. Each is counted by itself: sequence_loss wants "
+        "(B, T, E) and (B, T, k).",
+        "sequence_loss(rows, ids) => sequence_loss(rows, rows.topk(top_k).indices)": (
+            "The loss counted the experts with the best scores. Hand it those that "
+            "the gate chose."
+        ),
+        "sequence_loss(rows, ids) => sequence_loss(rows + bias, ids)": "The biased "
+        "scores went into the loss. Its shares are of the raw ones.",
+        "choice = scores + bias + ban => choice = scores + 2 * bias + ban": "The bias "
+        "was added twice: `gate` adds it, so what it is handed holds the bias once.",
+        "tokens = x.flatten(0, 1) => tokens = x.transpose(0, 1).flatten(0, 1)": "The "
+        "tokens are mixed up between sequences: B comes first, then T.",
+        "sequence_loss(rows, ids) => sequence_loss(rows, ids) * 1e-4": "The loss is "
+        "too small: it was multiplied by its weight.",
+    },
+)
 
+PER_GROUP = "Groups were judged by another number of scores: it is top_k // top_groups."
 
-@task_2_8.property("the bias chooses the experts and weighs nothing")
-def bias_only_chooses(answer: Answer) -> None:
-    scores = torch.tensor([0.75, 0.5, 0.25, 0.2])
-    bias = torch.tensor([0.0, 0.0, 0.4, 0.0])
-    expect(
-        _by_hand(answer, scores, bias, (1, 1), 1.0),
-        7.0,
-        on=f"{ON_TOKEN}scores [0.75, 0.5, 0.25, 0.2], bias [0, 0, 0.4, 0]: experts 0 "
-        "and 2\nare chosen",
-        known=[
-            (5.6, WORDS["no bias"]),
-            (_mix((0.75, 0), (0.65, 2)), WORDS["bias weighs"]),
-            (0.75 * 4 + 0.65 * 16, WORDS["bias weighs"]),
-        ],
-    )
+task_2_8.asks(
+    "equals tiny_lm's own layer on random tokens",
+    _of(3, 40, 8, 2, (1, 1), 2.5),
+    _of(3, 40, 16, 4, (4, 2), 2.5),
+    _of(3, 40, 12, 3, (4, 3), 2.5),
+    _of(1, 1, 8, 1, (1, 1), 2.5, note="one token, one expert"),
+    tolerance=1e-3,
+    mistakes={
+        "top_k // top_groups) => min(top_k, len(bias) // num_groups))": PER_GROUP,
+        "top_k // top_groups) => min(2, len(bias) // num_groups))": PER_GROUP,
+        "y = y.view_as(x) => "
+        "y = y.view(x.shape[1], len(x), -1).transpose(0, 1).contiguous()": "The tokens "
+        "are mixed up between sequences: B comes first, then T.",
+    },
+)
 
-
-@task_2_8.property("only experts of the best groups are chosen")
-def groups_limit(answer: Answer) -> None:
-    scores = torch.tensor([0.75, 0.25, 0.6, 0.5])
-    expect(
-        _by_hand(answer, scores, torch.zeros(4), (2, 1), 1.0),
-        _mix((0.6, 2), (0.5, 3)),
-        on=f"{ON_TOKEN}scores [0.75, 0.25, 0.6, 0.5], no bias, 2 groups of which 1 "
-        "stays:\n0.75 + 0.25 against 0.6 + 0.5",
-        known=[
-            (_mix((0.75, 0), (0.6, 2)), WORDS["no groups"]),
-            (_mix((0.75, 0), (0.25, 1)), WORDS["group max"]),
-            (math.nan, WORDS["nan"]),
-        ],
-    )
-    bias = torch.tensor([0.0, -0.35, 0.1, -1.75])
-    expect(
-        _by_hand(answer, scores, bias, (2, 1), 1.0),
-        _mix((0.75, 0), (0.25, 1)),
-        on=f"{ON_TOKEN}scores [0.75, 0.25, 0.6, 0.5], scores + bias [0.75, -0.1, 0.7, "
-        "-1.25],\n2 groups of which 1 stays",
-        known=[
-            (_mix((0.6, 2), (0.5, 3)), WORDS["raw groups"]),
-            (_mix((0.75, 0), (0.6, 2)), WORDS["zero mask"]),
-            (_mix((0.75, 0), (0.5, 3)), WORDS["zero mask"]),
-        ],
-    )
-
-
-@task_2_8.property("balance is the sequence-wise loss of what was really chosen")
-def balance_of_the_choice(answer: Answer) -> None:
-    given = _random(answer, 3, 5, 8)
-    _, experts, got = _three(answer, *given.values(), 2, 4, 2, 1.0)
-    scores = torch.sigmoid(given["x"] @ given["centroids"].T)
-    best, loss = scores.topk(2).indices, router.sequence_loss
-    biased = scores + given["bias"]
-    whole = loss(scores.view(1, 15, 8), experts.long().view(1, 15, 2))
-    expect(
-        got,
-        loss(scores, experts.long()),
-        on="3 random sequences of 5 tokens, 8 experts, top_k 2, 2 of 4 groups",
-        known=[
-            (math.nan, WORDS["masked balance"]),
-            (whole, WORDS["whole batch"]),
-            (loss(scores, best), WORDS["best scores"]),
-            (loss(biased, experts.long()), WORDS["biased balance"]),
-        ],
-    )
-
-
-@task_2_8.property("equals tiny_lm's own layer on random tokens")
-def equals_definition(answer: Answer) -> None:
-    for E, top_k, groups, top_groups in ((8, 2, 1, 1), (16, 4, 4, 2), (12, 3, 4, 3)):
-        given = _random(answer, 3, 40, E).values()
-        numbers = (top_k, groups, top_groups, 2.5)
-        on = f"3 sequences of 40 tokens, {E} experts, top_k {top_k}, {top_groups} of "
-        on += f"{groups} groups"
-        y, experts, balance = _three(answer, *given, *numbers)
-        wanted, ids, loss = moe_layer(*given, *numbers)
-        if not torch.equal(experts.sort(-1).values, ids.sort(-1).values):
-            t = int((experts.sort(-1).values != ids.sort(-1).values).any(-1).sum())
-            raise Mismatch(
-                on,
-                "the same experts",
-                f"others for {t} of 120 tokens",
-                _why_others(experts, [*given], *numbers[:3]),
-            )
-        expect(y, wanted, on=on, tolerance=1e-3)
-        expect(balance, loss, on=f"{on}: the balance loss")
-
-
-def _why_others(
-    experts: Tensor, given: list[Tensor], top_k: int, groups: int, top_groups: int
-) -> str:
-    """Which number of scores a group was judged by, where that explains the choice."""
-    x, centroids, bias = given[:3]
-    biased = torch.sigmoid(x @ centroids.T).flatten(0, 1) + bias
-    known = []
-    for per_group in range(1, len(bias) // groups + 1):
-        limited = router.limit_groups(biased, groups, top_groups, per_group)
-        known.append((limited.topk(top_k).indices.sort(-1).values, WORDS["per group"]))
-    return recognise(experts.flatten(0, 1).sort(-1).values, known)
-
-
-# What the gradients are compared in: the weights first, so that a cut is named where
-# it lies, and x, which everything reaches, last.
-ORDER = ("bias", "down", "gate_up", "centroids", "x")
-
-
-@task_2_8.property("all parameters learn, and the bias gets no gradient")
-def gradients(answer: Answer) -> None:
-    given = {n: z.requires_grad_() for n, z in _random(answer, 2, 6, 8).items()}
-    pull = torch.randn(2, 6, 8, generator=answer.generator)
-    wanted, got = (_gradients(f, given, pull) for f in (moe_layer, answer))
-    for part in ("y", "balance"):
-        for name in ORDER:
-            a, b = got[part][name], wanted[part][name]
-            if not close(a, b, 1e-3):
-                raise Mismatch(
-                    "random x, 8 experts, top_k 2, 2 of 4 groups; the gradient of "
-                    f"{part} by {name}",
-                    f"length {float(b.norm()):.3g}",
-                    f"length {float(a.norm()):.3g}",
-                    WORDS["rule"] if name == "bias" else WORDS["cut"] * (not a.any()),
-                )
-
-
-def _gradients(
-    layer: Answer, given: dict[str, Tensor], pull: Tensor
-) -> dict[str, dict[str, Tensor]]:
-    """Gradients of y (pulled at) and of the balance loss; zero where there is none."""
-    y, _, balance = _three(layer, *given.values(), 2, 4, 2, 1.5)
-    found, inputs = {}, list(given.values())
-    for part, value in (("y", (y * pull).sum()), ("balance", balance)):
-        grads = [None] * len(inputs)
-        if value.requires_grad:
-            grads = torch.autograd.grad(
-                value, inputs, retain_graph=True, allow_unused=True
-            )
-        pairs = zip(given.items(), grads, strict=True)
-        found[part] = {
-            n: torch.zeros_like(z) if g is None else g for (n, z), g in pairs
-        }
-    return found
+task_2_8.asks(
+    "all parameters learn, and the bias gets no gradient",
+    _of(2, 6, 8, 2, (4, 2), 1.5, slopes=("bias", "down", "gate_up", "centroids", "x")),
+    mistakes={
+        "chosen = scores.gather => chosen = scores.detach().gather": "Nothing comes "
+        "through to the router: a .detach(), .data or torch.no_grad() lies in between.",
+        "sequence_loss(rows, ids) => sequence_loss(rows, ids).detach()": "The balance "
+        "loss has no way back to the router.",
+        "y = y.view_as(x) => y = y.view_as(x) * (1 + (bias - bias.detach()).sum())": (
+            "The bias may decide who is chosen and stand in nothing else: a loss would "
+            "move it, and update_bias alone does that."
+        ),
+    },
+)

@@ -7,32 +7,34 @@ Source: deepseek_v3, eqs. 14, 15
 import math
 
 import torch
+import torch.nn.functional as F
+from einops import einsum
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
-from tiny_lm.course.checks.before.answer import Answer
-from tiny_lm.course.checks.before.choices import expert_ids, two_tensors
-from tiny_lm.course.checks.before.expect import Mismatch, close, expect, shape, show
-from tiny_lm.course.checks.before.task import Task
+from tiny_lm.course.checks.case import Case, case, drawn, family
+from tiny_lm.course.checks.moe.choices import EXPERTS, TIES, expert_ids
+from tiny_lm.course.checks.task import Task
 
 
 def score_and_choose(
     x: Float[Tensor, "N D"], centroids: Float[Tensor, "E D"], top_k: int
 ) -> tuple[Float[Tensor, "N E"], Int[Tensor, "N k"]]:
     """A score in (0, 1) for each token and expert, and the best experts, best first."""
-    scores = torch.sigmoid(x @ centroids.T)
-    return scores, scores.topk(top_k, dim=-1).indices
+    dots = x @ centroids.T
+    scores = torch.sigmoid(dots)
+    experts = scores.topk(top_k, dim=-1).indices
+    return scores, experts
 
 
-UNFIT = (
-    "Two shapes do not fit. x has a row for each token, centroids a row for each "
-    "expert, both of width D; a product sums over the last dim of the first matrix "
-    "and the first dim of the second."
-)
-WRONG_DIM = (
-    "topk looked along a dim that holds fewer than top_k numbers. Each token chooses "
-    "among the experts: which dim is theirs?"
-)
+def _view(result: tuple, x: Tensor, centroids: Tensor, top_k: int) -> dict:
+    """The scores, and whom they chose; of equals the first stands for all."""
+    scores, experts = result
+    good = torch.sigmoid(x @ centroids.T).detach()
+    ids = expert_ids(experts, good.shape[-1])
+    equals = good.unsqueeze(-2) == good.gather(-1, ids).unsqueeze(-1)
+    return {"scores": scores, EXPERTS: equals.int().argmax(dim=-1)}
+
 
 task_2_1 = Task(
     id="2.1",
@@ -44,7 +46,15 @@ task_2_1 = Task(
     minutes=8,
     points=2,
     reference=score_and_choose,
-    errors=(("cannot be multiplied", UNFIT), ("index k out of range", WRONG_DIM)),
+    returns=("scores", "experts"),
+    view=_view,
+    errors={
+        "cannot be multiplied": "Two shapes do not fit. x has a row for each token, "
+        "centroids a row for each expert, both of width D; a product sums over the "
+        "last dim of the first matrix and the first dim of the second.",
+        "index k out of range": "topk looked along a dim that holds fewer than top_k "
+        "numbers. Each token chooses among the experts: which dim is theirs?",
+    },
     hints=(
         """
         A centroid points to where in space the tokens lie that its expert suits. Which
@@ -64,140 +74,141 @@ task_2_1 = Task(
     ),
 )
 
-PAIR = "scores (N, E), experts (N, k)"
+ONE = "One expert for each token. Wanted are the k best."
 
 
-@task_2_1.property("a score for each token and expert, k experts for each token")
-def shapes(answer: Answer) -> None:
-    x, centroids = torch.randn(3, 4), torch.randn(6, 4)
-    scores, experts = two_tensors(answer, PAIR, x, centroids, 4)
-    got = (shape(scores), shape(experts))
-    known = {
-        (6, 3): "The scores lie on their side: rows are tokens, columns experts.",
-        (3, 4): "These are the scores of the chosen. Later tasks need all of them.",
-        (4, 3): "The choice lies on its side: a row for each token.",
-        (3, 6): "All experts, in order. Only the first k of each row are chosen.",
-        (3,): "One expert for each token. Wanted are the k best.",
-        (3, 1): "One expert for each token. Wanted are the k best.",
-    }
-    on = "x of shape (3, 4), centroids of shape (6, 4), top_k 4"
-    if got != ((3, 6), (3, 4)):
-        raise Mismatch(
-            on,
-            wanted="scores of shape (3, 6), experts of shape (3, 4)",
-            got=f"shapes {got[0]} and {got[1]}",
-            because=known.get(got[0] if got[0] != (3, 6) else got[1], ""),
-        )
-    expert_ids(experts, 6, on)
+def _shapes(generator: Generator) -> tuple:
+    x = torch.randn(3, 4, generator=generator)
+    return x, torch.randn(6, 4, generator=generator), 4
 
 
-@task_2_1.property("each score is the sigmoid of its own dot product")
-def sigmoid(answer: Answer) -> None:
-    log3 = math.log(3)
-    centroids = torch.tensor([[log3, 0.0], [1.0, -1.0], [0.0, -log3]])
-    scores, _ = two_tensors(answer, PAIR, torch.ones(1, 2), centroids, 2)
-    dot = torch.tensor([[log3, 0.0, -log3]])
-    wanted = dot.sigmoid()
-    lengths = math.sqrt(2) * centroids.norm(dim=-1)
-    expect(
-        scores,
-        wanted,
-        on="x = [[1, 1]], centroids = [[log 3, 0], [1, -1], [0, -log 3]], top_k 2\n"
-        "so the dot products are log 3, 0 and -log 3; sigmoid(log 3) = 3 / (3 + 1)",
-        known=[
-            (dot, "These are the dot products. The sigmoid of each is missing."),
-            (dot.softmax(-1), COMPETE),
-            ((dot / math.sqrt(2)).softmax(-1), COMPETE),
-            (torch.ones(1, 3), OVER_TOKENS),
-            (wanted / wanted.sum(), SHARES),
-            (wanted.softmax(-1), "A softmax came after the sigmoid: leave it out."),
-            (wanted.log(), "These are the logarithms of the scores."),
-            (dot.exp(), "This is exp of the dot products, which has no upper end."),
-            (
-                1 - wanted,
-                "This is 1 / (1 + exp(x)). Which sign has the x of a sigmoid?",
-            ),
-            ((dot / math.sqrt(2)).sigmoid(), ROOT),
-            ((dot / lengths).sigmoid(), UNIT),
-        ],
-        tolerance=5e-3,
-    )
+task_2_1.asks(
+    "a score for each token and expert, k experts for each token",
+    drawn(_shapes, note="3 tokens, 6 experts, both 4 wide"),
+    only=(),
+    mistakes={
+        "x @ centroids.T => (x @ centroids.T).T": "The scores lie on their side: rows "
+        "are tokens, columns experts.",
+        "return scores, => return scores.gather(-1, experts),": "These are the scores "
+        "of the chosen. Later tasks need all of them.",
+        ".topk(top_k, dim=-1).indices => .argsort(-1, descending=True)": "All experts, "
+        "in order. Only the first k of each row are chosen.",
+        ".topk(top_k, dim=-1).indices => .argmax(-1)": ONE,
+        ".topk(top_k, dim=-1).indices => .argmax(-1, keepdim=True)": ONE,
+        ".topk(top_k, dim=-1).indices => .topk(top_k, dim=-1).indices.T": "The choice "
+        "lies on its side: a row for each token.",
+        "return scores, experts => return scores, experts + 1": "Experts are counted "
+        "from 0.",
+        "return scores, experts => return experts": "The experts alone came back. The "
+        "scores are the first result, before a comma.",
+    },
+)
 
-
+LOG3 = math.log(3)
 COMPETE = (
     "This is a softmax: a row sums to 1, so one expert gains only what another loses. "
     "DeepSeek-V3 scores each expert by itself, with a sigmoid."
 )
-SHARES = (
-    "The scores of a row were divided by their sum. A score speaks of one expert "
-    "alone; shares are made later, and of the chosen only."
+
+task_2_1.asks(
+    "each score is the sigmoid of its own dot product",
+    case(
+        [[1.0, 1.0], [2.0, 0.0]],
+        [[LOG3, 0.0], [1.0, -1.0], [0.0, -LOG3]],
+        2,
+        note="dot products of the first token: log 3, 0 and -log 3;\n"
+        "sigmoid(log 3) = 3 / (3 + 1)",
+    ),
+    only=("scores",),
+    mistakes={
+        "torch.sigmoid(dots) => dots": "These are the dot products. The sigmoid of "
+        "each is missing.",
+        "torch.sigmoid(dots) => dots.softmax(-1)": COMPETE,
+        "torch.sigmoid(dots) => (dots / x.shape[-1]**0.5).softmax(-1)": COMPETE,
+        "torch.sigmoid(dots) => dots.softmax(0)": "This is a softmax over the tokens. "
+        "DeepSeek-V3 scores each token and expert by itself, with a sigmoid.",
+        "return scores, => return scores / scores.sum(-1, keepdim=True),": "The scores "
+        "of a row were divided by their sum. A score speaks of one expert alone; "
+        "shares are made later, and of the chosen only.",
+        "return scores, => return scores.softmax(-1),": "A softmax came after the "
+        "sigmoid: leave it out.",
+        "torch.sigmoid(dots) => F.logsigmoid(dots)": "These are the logarithms of the "
+        "scores.",
+        "torch.sigmoid(dots) => dots.exp()": "This is exp of the dot products, which "
+        "has no upper end.",
+        "torch.sigmoid(dots) => 1 / (1 + dots.exp())": "This is 1 / (1 + exp(x)). "
+        "Which sign has the x of a sigmoid?",
+        "torch.sigmoid(dots) => torch.sigmoid(dots / x.shape[-1]**0.5)": "The dot "
+        "products were divided by the root of the width, as attention does. The router "
+        "does not.",
+        "torch.sigmoid(dots) => torch.sigmoid("
+        "F.normalize(x, dim=-1) @ F.normalize(centroids, dim=-1).T)": "The vectors "
+        "were brought to length 1 first. The router takes them as they are: a longer "
+        "centroid is a surer expert.",
+        "torch.sigmoid(dots) => "
+        "torch.sigmoid(x.bfloat16() @ centroids.bfloat16().T).to(x.dtype)": (
+            "These were computed in bfloat16, where close scores become equal. Routers "
+            "work in full precision, whatever the rest of the model does."
+        ),
+        "torch.sigmoid(dots) => torch.tanh(dots)": "This is a tanh, between -1 and 1. "
+        "A score lies between 0 and 1.",
+    },
 )
-OVER_TOKENS = (
-    "This is a softmax over the tokens, of which there is only one. DeepSeek-V3 scores "
-    "each token and expert by itself, with a sigmoid."
+
+task_2_1.asks(
+    "a very good and a very bad match have scores near 1 and 0, not NaN",
+    case([[100.0], [1.0]], [[3.0], [-3.0], [0.5]], 1, note="dot products up to 300"),
+    only=("scores",),
+    mistakes={
+        "torch.sigmoid(dots) => dots.exp() / (1 + dots.exp())": "exp of 89 and more "
+        "is infinite in float32, and infinite / infinite is NaN. torch.sigmoid, or "
+        "1 / (1 + exp(-x)), holds for every x.",
+        "torch.sigmoid(dots) => torch.sigmoid(dots.clamp(-5, 5))": "The dot products "
+        "were cut off: beyond some size all matches look the same.",
+    },
 )
-UNIT = (
-    "The vectors were brought to length 1 first. The router takes them as they are: a "
-    "longer centroid is a surer expert."
+
+COLUMN = case(
+    [[1.0], [-1.0]],
+    [[math.log(3)], [math.log(1 / 3)], [math.log(9)], [0.0]],
+    2,
+    note="scores [[0.75, 0.25, 0.9, 0.5], [0.25, 0.75, 0.1, 0.5]]",
 )
-ROOT = (
-    "The dot products were divided by the root of the width, as attention does. The "
-    "router does not."
+
+task_2_1.asks(
+    "a token chooses the experts of its highest scores, best first",
+    COLUMN,
+    only=(EXPERTS,),
+    mistakes={
+        ".topk(top_k, dim=-1).indices => .argsort(dim=-1)[:, -top_k:]": "The right "
+        "experts, the best of them last. Best first is what is wanted.",
+        "return scores, experts => return scores, experts.sort(dim=-1).values": "The "
+        "right experts, ordered by number. Best first is what is wanted.",
+        ".topk(top_k, dim=-1).indices => .argsort(dim=-1)[:, :top_k]": "These are the "
+        "experts with the lowest scores. Was the sorting upwards?",
+        "return scores, experts => return scores, experts[:1].expand_as(experts)": (
+            "All tokens got the choice of the first. Each chooses for itself."
+        ),
+        "scores.topk(top_k, dim=-1) => dots.abs().topk(top_k, dim=-1)": "The size of "
+        "the dot product was compared, without its sign. A very bad match is no good "
+        "one.",
+    },
+)
+
+task_2_1.asks(
+    "k different experts, even where scores are equal",
+    case(torch.zeros(3, 4), [[1.0, 0.0, 0.0, 0.0]] * 6, 4, note="all scores are 0.5"),
+    mistakes={"scores.topk(top_k, dim=-1).indices => struck_out(scores, top_k)": TIES},
 )
 
 
-@task_2_1.property("a token chooses the experts of its highest scores, best first")
-def best_first(answer: Answer) -> None:
-    centroids = torch.tensor([3.0, 1 / 3, 9.0, 1.0]).log().view(4, 1)
-    on = "scores [[0.75, 0.25, 0.9, 0.5], [0.25, 0.75, 0.1, 0.5]], top_k 2"
-    x = torch.tensor([[1.0], [-1.0]])
-    _, experts = two_tensors(answer, PAIR, x, centroids, 2)
-    expect(
-        expert_ids(experts, 4, on),
-        torch.tensor([[2, 0], [1, 3]]),
-        on=on,
-        known=[
-            (torch.tensor([[0, 2], [3, 1]]), LAST),
-            (torch.tensor([[0, 2], [1, 3]]), "The right experts, ordered by number."),
-            (torch.tensor([[1, 3], [2, 0]]), WORST),
-            (torch.tensor([[3, 1], [0, 2]]), WORST),
-            (
-                torch.tensor([[2, 0], [2, 0]]),
-                "Both tokens got the choice of the first. Each chooses for itself.",
-            ),
-        ],
-    )
+def _draw(generator: Generator, N: int, E: int, D: int, k: int) -> tuple:
+    x = 2 * torch.randn(N, D, generator=generator)
+    return x, torch.randn(E, D, generator=generator) / 4, k
 
 
-LAST = "The right experts, the best of them last. Best first is what is wanted."
-WORST = "These are the experts with the lowest scores. Was the sorting upwards?"
-
-
-@task_2_1.property("k different experts, even where scores are equal")
-def different(answer: Answer) -> None:
-    x, centroids = torch.zeros(3, 4), torch.randn(6, 4)
-    _, experts = two_tensors(answer, PAIR, x, centroids, 4)
-    on = "x = zeros(3, 4), so that all 6 scores are 0.5; top_k 4"
-    expert_ids(experts, 6, on)
-
-
-@task_2_1.property("a gradient flows back through the scores to x and the centroids")
-def learns(answer: Answer) -> None:
-    x, centroids, pull = torch.randn(3, 5, 4, generator=answer.generator)
-    x.requires_grad_(), centroids.requires_grad_()
-    scores, _ = two_tensors(answer, PAIR, x, centroids, 2)
-    on = "random x and centroids of shape (5, 4) that want a gradient, top_k 2"
-    if not scores.requires_grad:
-        raise Mismatch(on, "scores that know where they come from", "bare numbers", CUT)
-    pull = pull @ pull.T
-    wanted = torch.autograd.grad(
-        (score_and_choose(x, centroids, 2)[0] * pull).sum(), (x, centroids)
-    )
-    got = torch.autograd.grad((scores * pull).sum(), (x, centroids), allow_unused=True)
-    for name, ours, theirs in zip(("x", "centroids"), wanted, got, strict=True):
-        if theirs is None or not close(ours, theirs, 2e-2):
-            told = "none" if theirs is None else show(theirs[0]) + " in row 0"
-            raise Mismatch(on, f"{show(ours[0])} in row 0 for {name}", told, CUT)
+def _slopes(generator: Generator) -> tuple:
+    return _draw(generator, N=5, E=5, D=4, k=2)
 
 
 CUT = (
@@ -205,22 +216,46 @@ CUT = (
     ".detach(), torch.no_grad(), .data or .item() cut the way?"
 )
 
-
-@task_2_1.property("equals the definition on 200 random tokens, in float32 and float64")
-def equals_definition(answer: Answer) -> None:
-    for dtype in (torch.float32, torch.float64):
-        x = 2 * torch.randn(200, 16, generator=answer.generator).to(dtype)
-        centroids = torch.randn(12, 16, generator=answer.generator).to(dtype) / 4
-        wanted, _ = score_and_choose(x, centroids, 4)
-        on = f"random x (200, 16), centroids (12, 16), top_k 4, {dtype}"
-        scores, experts = two_tensors(answer, PAIR, x, centroids, 4)
-        low = (x.bfloat16() @ centroids.bfloat16().T).sigmoid()
-        expect(scores, wanted, on, known=[(low, LOW)])
-        chosen = wanted.gather(-1, expert_ids(experts, 12, on))
-        expect(chosen, wanted.topk(4).values, f"{on}\nscores of the chosen, in order")
-
-
-LOW = (
-    "These were computed in bfloat16, where close scores become equal. Routers work in "
-    "full precision, whatever the rest of the model does."
+task_2_1.asks(
+    "a gradient flows back through the scores to x and the centroids",
+    Case(_slopes, slopes=("x", "centroids")),
+    mistakes={
+        "torch.sigmoid(dots) => torch.sigmoid(dots.detach())": CUT,
+        "torch.sigmoid(dots) => torch.sigmoid(x @ centroids.detach().T)": CUT,
+        "torch.sigmoid(dots) => torch.sigmoid(x.detach() @ centroids.T)": CUT,
+    },
 )
+
+task_2_1.asks(
+    "equals the definition on 200 random tokens, in float32 and float64",
+    family(_draw, {"N": 200, "E": 12, "D": 16, "k": 4}, ones=["N", "k"], double=True),
+)
+
+
+@task_2_1.accepts
+def named_dims_and_a_sort(tokens, directions, k):
+    affinity = einsum(tokens, directions, "token width, expert width -> token expert")
+    scores = 1 / (1 + (-affinity).exp())
+    order = affinity.sort(dim=-1, descending=True).indices
+    return scores, order[..., :k]
+
+
+@task_2_1.accepts
+def loop_over_tokens(x, centroids, top_k):
+    scores = torch.stack([(centroids @ token).sigmoid() for token in x])
+    best = [
+        sorted(range(len(row)), key=lambda e, row=row: -row[e].item())[:top_k]
+        for row in scores
+    ]
+    return scores, torch.tensor(best)
+
+
+@task_2_1.accepts
+def chosen_by_score(x, centroids, top_k):
+    scores = F.linear(x, centroids).sigmoid()
+    left, experts = scores.detach().clone(), []
+    for _ in range(top_k):
+        best = left.argmax(dim=-1, keepdim=True)
+        experts.append(best)
+        left = left.scatter(-1, best, -1.0)
+    return scores, torch.cat(experts, dim=-1)

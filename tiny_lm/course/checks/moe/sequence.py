@@ -5,20 +5,26 @@ Source: deepseek_v3, eqs. 17-20
 """
 
 import torch
+import torch.nn.functional as F
+from einops import einsum, reduce
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
-from tiny_lm import router
-from tiny_lm.course.checks.before.answer import Answer
-from tiny_lm.course.checks.before.expect import Mismatch, close, expect, show
-from tiny_lm.course.checks.before.task import Task
+from tiny_lm.course.checks.case import Case, case, family
+from tiny_lm.course.checks.task import Task
 
 
 def sequence_loss(
     scores: Float[Tensor, "B T E"], experts: Int[Tensor, "B T k"]
 ) -> Float[Tensor, ""]:
     """How uneven each sequence's routing is; 1 where it is spread evenly."""
-    return router.sequence_loss(scores, experts)
+    T, E, k = *scores.shape[1:], experts.shape[-1]
+    counts = F.one_hot(experts, E).sum((1, 2))
+    f = counts * E / (k * T)
+    shares = scores / scores.sum(-1, keepdim=True)
+    P = shares.mean(1)
+    losses = (f * P).sum(-1)
+    return losses.mean()
 
 
 CLASSES = (
@@ -44,20 +50,15 @@ task_2_7 = Task(
     minutes=25,
     points=3,
     reference=sequence_loss,
-    errors=(
-        ("must match the size", f"{KEEPDIM} Or: {CLASSES[0].lower()}{CLASSES[1:]}"),
-        ("subscript", CLASSES),
-        (
-            "could not infer output dtype",
-            "torch takes no mean of whole numbers: turn the counts into floats.",
-        ),
-        (
-            "1-d non-negative",
-            "bincount counts one row of ids, and here each sequence has a count of its "
-            "own. one_hot(experts, E) summed over T and k gives them all at once.",
-        ),
-        ("does not require grad", CUT),
-    ),
+    returns=("loss",),
+    errors={
+        "must match the size": f"Two shapes do not fit. {KEEPDIM} Or: {CLASSES}",
+        "subscript": CLASSES,
+        "1-d non-negative": "bincount counts one row of ids, and here each sequence "
+        "has a count of its own. one_hot(experts, E) summed over T and k gives them "
+        "all at once.",
+        "does not require grad": CUT,
+    },
     hints=(
         """
         Solve it for one sequence first. Two rows of E numbers: how often each expert
@@ -80,164 +81,192 @@ task_2_7 = Task(
 
 # Rows whose shares are (4, 2, 1, 1) / 8 and (2, 4, 1, 1) / 8. The second adds up to
 # half of the first, so that shares and scores have different means.
-LIKES_0, LIKES_1 = (
-    torch.tensor([0.8, 0.4, 0.2, 0.2]),
-    torch.tensor([0.4, 0.8, 0.2, 0.2]),
-)
-SCORES = torch.stack([LIKES_0, LIKES_0 / 2, LIKES_1, LIKES_1])[None]
-EXPERTS = torch.tensor([[[0, 1], [0, 1], [1, 0], [1, 3]]])
-F_HAND = torch.tensor([1.5, 2.0, 0.0, 0.5])
-P_HAND = torch.tensor([0.375, 0.375, 0.125, 0.125])
-ON_HAND = (
-    "one sequence of 4 tokens, 4 experts, 2 choices:\n"
-    "scores  [.8 .4 .2 .2] [.4 .2 .1 .1] [.4 .8 .2 .2] [.4 .8 .2 .2]\n"
-    "experts [0 1] [0 1] [1 0] [1 3]\n"
-    f"f = {show(F_HAND)}, P = {show(P_HAND)}"
-)
+SCORES = [
+    [[0.8, 0.4, 0.2, 0.2], [0.4, 0.2, 0.1, 0.1], [0.4, 0.8, 0.2, 0.2],
+     [0.4, 0.8, 0.2, 0.2]]
+]  # fmt: skip
+EXPERTS = [[[0, 1], [0, 1], [1, 0], [1, 3]]]
+ON_HAND = "f = [1.5, 2, 0, 0.5], P = [0.375, 0.375, 0.125, 0.125]"
 EVEN = (
     "The factor in front of the counts is off. Chosen evenly, each of the E experts is "
     "counted k T / E times, and f has to be 1 then."
 )
 
+NOT_BY_T = (
+    "T tokens were added up where their mean is wanted: the counts were not divided by "
+    "T, or the shares were summed."
+)
+WHETHER = (
+    "It was noted whether an expert was chosen, not how often. (scatter writes a 1 "
+    "where others have written theirs; scatter_add adds them up.)"
+)
 
-@task_2_7.property("by hand: the sum over experts of f times P")
-def by_hand(answer: Answer) -> None:
-    mean_score = SCORES.mean(1)[0]
-    wanted = float((F_HAND * P_HAND).sum())
-    best = torch.tensor([2.0, 2.0, 0.0, 0.0])  # f of the two best raw scores
-    softmax = SCORES.softmax(-1).mean(1)[0]
-    known = [
-        (wanted / 4, f"{EVEN} (Or the experts' terms were averaged, not added.)"),
-        (wanted * 2, f"{EVEN} Each token makes k choices."),
-        (wanted * 4, f"{EVEN} The counts of T tokens were not divided by T."),
-        (wanted * 8, f"{EVEN} These counts were not divided at all."),
-        (wanted * 2 / 4, EVEN),
-        (wanted * 8 / 4, EVEN),
-        (F_HAND * P_HAND, "These are the experts' terms: add them up."),
-        (
-            (F_HAND * mean_score).sum(),
-            "P was taken from the scores as they are. Sigmoid scores do not add up to "
-            "1: divide each token's by their sum, or the loss falls when all scores "
-            "shrink.",
-        ),
-        (
-            (F_HAND * mean_score).sum() / mean_score.sum(),
+task_2_7.asks(
+    "by hand: the sum over experts of f times P",
+    case(SCORES, EXPERTS, note=ON_HAND),
+    mistakes={
+        "counts * E / (k * T) => counts / (k * T)": f"{EVEN} (Or the experts' terms "
+        "were averaged, not added.)",
+        "(f * P).sum(-1) => (f * P).mean(-1)": f"{EVEN} (Or the experts' terms were "
+        "averaged, not added.)",
+        "counts * E / (k * T) => counts * E / T": f"{EVEN} Each token makes k choices.",
+        "counts * E / (k * T) => counts * E / k": NOT_BY_T,
+        "counts * E / (k * T) => counts * E": f"{EVEN} These counts were not divided "
+        "at all.",
+        "counts * E / (k * T) => counts": EVEN,
+        "counts * E / (k * T) => counts / T": EVEN,
+        "counts * E / (k * T) => counts * k * T / E": f"{EVEN} It is upside down.",
+        "(f * P).sum(-1) => (f * P)[0] ;; losses.mean() => losses": "These are the "
+        "experts' terms: add them up.",
+        "shares = scores / scores.sum(-1, keepdim=True) => shares = scores": "P was "
+        "taken from the scores as they are. Sigmoid scores do not add up to 1: divide "
+        "each token's by their sum, or the loss falls when all scores shrink.",
+        "shares = scores / scores.sum(-1, keepdim=True) => shares = scores ;; "
+        "P = shares.mean(1) => P = shares.sum(1) / shares.sum((1, 2)).unsqueeze(-1)": (
             "The scores were averaged first and divided by their sum afterwards, so "
-            "tokens with large scores count more. Each token's own sum comes first.",
+            "tokens with large scores count more. Each token's own sum comes first."
         ),
-        (
-            (F_HAND * (SCORES / SCORES.sum(-1)).mean(1)).sum(),
-            KEEPDIM,
+        "scores.sum(-1, keepdim=True) => scores.sum(-1)": KEEPDIM,
+        "scores.sum(-1, keepdim=True) => scores.sum(1, keepdim=True)": "The scores "
+        "were divided by sums over the tokens. A share is of the token's own sum, over "
+        "the experts.",
+        "F.one_hot(experts, E) => F.one_hot(scores.topk(k).indices, E)": "f counts the "
+        "experts with the best scores. Those handed over count: bias and groups had a "
+        "say in them.",
+        "shares = scores / scores.sum(-1, keepdim=True) => shares = scores.softmax(-1)"
+        "": "The scores went through a softmax. They are sigmoids already: a share is "
+        "score / sum of scores.",
+        "(f * P) => (f * f / E)": "This is f times f: nothing can be learnt from it, "
+        "for a count has no gradient. The second factor is P.",
+        "(f * P) => (P * P * E)": "This is P times P. f counts what was chosen.",
+        "F.one_hot(experts, E).sum((1, 2)) => F.one_hot(experts, E).amax((1, 2))": (
+            WHETHER
         ),
-        (
-            (best * P_HAND).sum(),
-            "f counts the experts with the best scores. Those handed over count: "
-            "bias and groups had a say in them.",
+        "F.one_hot(experts, E).sum((1, 2)) => F.one_hot(experts[..., 0], E).sum(1)": (
+            "Only the first choice of each token was counted. All k are."
         ),
-        (
-            (F_HAND * softmax).sum(),
-            "The scores went through a softmax. They are sigmoids already: a share is "
-            "score / sum of scores.",
+        "F.one_hot(experts, E).sum((1, 2)) => torch.zeros_like(scores[:, 0])"
+        ".scatter(1, experts.flatten(1), 1.0)": WHETHER,
+        "counts * E / (k * T) => counts * len(experts.unique()) / (k * T)": "E is the "
+        "number of experts that exist, not of those that were chosen.",
+        "losses = (f * P).sum(-1) => losses = (f * P).sum(-1) / (f > 0).sum(-1) * E": (
+            "The sum was divided by the number of experts in use. It is a plain sum."
         ),
-        (
-            (F_HAND * F_HAND).sum() / 4,
-            "This is f times f: nothing can be learnt from "
-            "it, for a count has no gradient. The second factor is P.",
-        ),
-        ((P_HAND * P_HAND).sum() * 4, "This is P times P. f counts what was chosen."),
-    ]
-    expect(answer(SCORES, EXPERTS), wanted, on=ON_HAND, known=known, tolerance=1e-4)
+        "P = shares.mean(1) => P = shares.sum(1)": NOT_BY_T,
+    },
+)
 
 
-@task_2_7.property("1 where choices and scores are spread evenly")
-def one_when_even(answer: Answer) -> None:
-    for num_experts, top_k in ((4, 1), (6, 3)):
-        ids = torch.arange(3 * num_experts).view(1, -1, top_k) % num_experts
-        scores = torch.full((1, ids.shape[1], num_experts), 0.5)
-        expect(
-            answer(scores, ids),
-            1.0,
-            on=f"all scores 0.5, {num_experts} experts chosen in turn, k = {top_k}",
-            known=[(answer(scores, ids), EVEN)],
-        )
-
-
-@task_2_7.property("each sequence is counted by itself, and the mean is taken")
-def per_sequence(answer: Answer) -> None:
-    # Each sequence reads one expert alone; together they are balanced.
-    scores = torch.tensor([[[0.9, 0.3]] * 2, [[0.3, 0.9]] * 2])
-    experts = torch.tensor([[[0]] * 2, [[1]] * 2])
-    expect(
-        answer(scores, experts),
-        1.5,
-        on="two sequences of 2 tokens, 2 experts, 1 choice: the first has the scores\n"
-        "[0.9, 0.3] and chooses expert 0, the second [0.3, 0.9] and expert 1",
-        known=[
-            (
-                1.0,
-                "The counts of both sequences were thrown together, and together they "
-                "are even. Each sequence is counted by itself.",
-            ),
-            (3.0, "The sequences were added up: then a larger batch is a larger loss."),
-            (0.75, "The counts were divided by the tokens of the whole batch."),
-            ([1.5, 1.5], "This is a loss for each sequence: take the mean."),
-        ],
+def _in_turns(E: int, k: int) -> Case:
+    ids = torch.arange(3 * E).view(1, -1, k) % E
+    return case(
+        torch.full((1, ids.shape[1], E), 0.5),
+        ids,
+        note=f"all scores 0.5, {E} experts chosen in turn, k = {k}",
     )
 
 
-@task_2_7.property("an expert that nobody chose is in the sum, and adds nothing")
-def nobody(answer: Answer) -> None:
-    scores = torch.tensor([[[0.4, 0.2, 0.2]]])
-    expect(
-        answer(scores, torch.tensor([[[0]]])),
-        1.5,
-        on="one token, scores [0.4, 0.2, 0.2], experts [0]: f = [3, 0, 0]",
-        known=[
-            (0.5, "E is 3 here, the experts that exist, not those that were chosen."),
-            (3.0, CLASSES),
-        ],
-    )
+task_2_7.asks(
+    "1 where choices and scores are spread evenly",
+    _in_turns(4, 1),
+    _in_turns(6, 3),
+    mistakes={
+        "counts * E / (k * T) => counts * 4 / (2 * 4)": "Sizes stand in it as numbers. "
+        "They differ from batch to batch: take them from the shapes.",
+    },
+)
+
+TOGETHER = (
+    "The counts of both sequences were thrown together, and together they are even. "
+    "Each sequence is counted by itself."
+)
+
+task_2_7.asks(
+    "each sequence is counted by itself, and the mean is taken",
+    case(
+        [[[0.9, 0.3]] * 2, [[0.3, 0.9]] * 2],
+        [[[0]] * 2, [[1]] * 2],
+        note="together both experts are chosen equally often",
+    ),
+    case([[[0.9, 0.3]] * 2, [[0.6, 0.6]] * 2], [[[0]] * 2, [[0], [1]]]),
+    mistakes={
+        "(f * P).sum(-1) => (f.mean(0) * P.mean(0)).sum(-1)": TOGETHER,
+        "(f * P).sum(-1) => (f.mean(0) * P).sum(-1)": TOGETHER,
+        "losses.mean() => losses.sum()": "The sequences were added up: then a larger "
+        "batch is a larger loss.",
+        "counts * E / (k * T) => counts * E / (k * T * len(scores))": "The counts were "
+        "divided by the tokens of the whole batch.",
+        "losses.mean() => losses.squeeze(0)": "This is a loss for each sequence: take "
+        "the mean.",
+        "losses.mean() => losses[0]": "This is the loss of the first sequence alone.",
+        "losses.mean() => losses.max()": "This is the worst sequence's loss. Take the "
+        "mean.",
+    },
+)
+
+task_2_7.asks(
+    "an expert that nobody chose is in the sum, and adds nothing",
+    case([[[0.4, 0.2, 0.2]]], [[[0]]], note="f = [3, 0, 0]"),
+    mistakes={
+        "F.one_hot(experts, E) => F.one_hot(experts)": CLASSES,
+        "counts * E / (k * T) => counts * (int(experts.max()) + 1) / (k * T)": "E is "
+        "the number of experts that exist, not of those that were chosen.",
+    },
+)
 
 
-@task_2_7.property("the gradient comes through P alone, whole")
-def gradient(answer: Answer) -> None:
-    scores = SCORES.clone().requires_grad_()
-    loss = answer(scores, EXPERTS)
-    loss = torch.as_tensor(loss)
-    if not loss.requires_grad:
-        raise Mismatch(
-            on=ON_HAND, wanted="a loss with a gradient", got="a number", because=CUT
-        )
-    (got,) = torch.autograd.grad(loss, scores)
-    ours = SCORES.clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(sequence_loss(ours, EXPERTS), ours)
-    without_sum = F_HAND / SCORES.sum(-1, keepdim=True) / 4
-    expect(
-        got[0, 0],
-        wanted[0, 0],
-        on=f"{ON_HAND}\nthe gradient of the loss by the first token's scores",
-        known=[
-            (
-                without_sum[0, 0],
-                "The sum of the scores was detached, so that raising every score "
-                "looks like a way to change the loss. Shares have to stay shares.",
-            ),
-            (torch.zeros(4), CUT),
-        ],
-    )
-    if not close(got, wanted):
-        raise Mismatch(on=ON_HAND, wanted=wanted[0], got=got[0])
+def _hand(generator: Generator) -> tuple:
+    return torch.tensor(SCORES), torch.tensor(EXPERTS)
 
 
-@task_2_7.property("equals the definition on random sequences")
-def equals_definition(answer: Answer) -> None:
-    for B, T, E, k in ((3, 5, 8, 2), (2, 16, 4, 3)):
-        scores = torch.rand(B, T, E, generator=answer.generator)
-        noise = torch.rand(B, T, E, generator=answer.generator)
-        experts = (scores + noise).topk(k).indices
-        expect(
-            answer(scores, experts),
-            sequence_loss(scores, experts),
-            on=f"{B} sequences of {T} tokens, {E} experts, {k} choices, "
-            "not always the best",
-        )
+task_2_7.asks(
+    "the gradient comes through P alone, whole",
+    Case(_hand, slopes=("scores",)),
+    mistakes={
+        "return losses.mean() => return losses.mean().detach()": CUT,
+        "return losses.mean() => return losses.mean().item()": CUT,
+        "shares = scores / => shares = scores.detach() /": CUT,
+        "scores.sum(-1, keepdim=True) => scores.sum(-1, keepdim=True).detach()": "The "
+        "sum of the scores was detached, so that raising every score looks like a way "
+        "to change the loss. Shares have to stay shares.",
+    },
+)
+
+
+def _draw(generator: Generator, B: int, T: int, E: int, k: int) -> tuple:
+    scores = torch.rand(B, T, E, generator=generator)
+    noise = torch.rand(B, T, E, generator=generator)
+    return scores, (scores + noise).topk(k).indices
+
+
+task_2_7.asks(
+    "equals the definition on random sequences",
+    family(_draw, {"B": 3, "T": 5, "E": 8, "k": 2}, ones=["B", "T", "k"], double=True),
+    family(_draw, {"B": 2, "T": 16, "E": 4, "k": 3}),
+)
+
+
+@task_2_7.accepts
+def one_sequence_after_the_other(scores, experts):
+    T, E = scores.shape[1:]
+    losses = []
+    for s, chosen in zip(scores, experts, strict=True):
+        f = torch.bincount(chosen.flatten(), minlength=E) * E / (chosen.shape[-1] * T)
+        losses.append(f.to(s) @ (s / s.sum(-1, keepdim=True)).mean(0))
+    return torch.stack(losses).mean()
+
+
+@task_2_7.accepts
+def einsum_and_scatter(scores, experts):
+    B, T, E = scores.shape
+    chosen = torch.zeros_like(scores).scatter(-1, experts, 1.0).mean(1)
+    shares = F.normalize(scores, p=1, dim=-1)
+    f = chosen * E / experts.shape[-1]
+    return einsum(f, reduce(shares, "b t e -> b e", "mean"), "b e, b e ->") / B
+
+
+@task_2_7.accepts
+def looks_up_what_was_chosen(scores, experts):
+    """P is read at each choice, so no counting is needed."""
+    p = (scores / scores.sum(-1, keepdim=True)).mean(1)
+    return p.gather(1, experts.flatten(1)).mean() * scores.shape[-1]
