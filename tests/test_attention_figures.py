@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tiny_lm.course.figures import attention, latent
+from tiny_lm.course.figures import attention, caches, clocks, decoding, latent
 from tiny_lm.course.figures.style import COLORS
 
 
@@ -75,3 +75,29 @@ def test_seeds_draw_a_dot_a_run_and_light_one_kind():
     drawing = latent.seeds({"MLA": [1.0, 2.0], "MHA": [1.5, 1.6]}, "loss", lit="MLA")
     assert {"MLA", "MHA", "loss"} <= set(words(drawing))
     assert latent.spread([1.0, 3.0]) == pytest.approx((2.0, 2**0.5))
+
+
+def test_expanding_brings_every_latent_up_and_absorbing_only_the_query():
+    drawing = decoding.two_orders(5)
+    assert {"expanded", "absorbed", "latents in the cache"} <= set(words(drawing))
+    assert filled(drawing, COLORS["mla"]) == 2 * 5
+    # Keys of five latents and one query; the query in both widths.
+    assert filled(drawing, "#D0D0D0") == (5 + 1) + 2
+
+
+def test_a_roofline_lights_latent_attention():
+    points = {"MHA": 1.0, "MLA": 242.0}
+    drawing = decoding.roofline(points, 989e12, 3.35e12, (737e12, 3e12))
+    assert set(points) <= set(words(drawing))
+    assert COLORS["mla"].lower() in drawing.svg.lower()
+
+
+def test_hands_tell_their_turns_and_fill_what_was_seen():
+    drawing = clocks.hands([0, 2], [652.0, 9.0, 0.25])
+    assert {"pair 0", "pair 2", "652 turns", "0.25 turns"} <= set(words(drawing))
+
+
+def test_steps_of_a_saving_are_printed():
+    drawing = caches.two_steps({"before": 400.0, "latent": 70.0, "six bits": 26.0})
+    assert {"before", "latent", "six bits"} <= set(words(drawing))
+    assert any(word.strip() == "70" for word in words(drawing))

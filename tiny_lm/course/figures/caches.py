@@ -13,9 +13,7 @@ def two_steps(sizes: Mapping[str, float]) -> Drawing:
     """What is left after each step? A bar a step; the second is latent attention's."""
     figure, ax = new_figure(0.5 * len(sizes) + 0.7)
     colors = (COLORS["baseline"], COLORS["mla"], COLORS["fp8"])
-    for row, ((name, size), color) in enumerate(
-        zip(sizes.items(), colors, strict=True)
-    ):
+    for row, ((_, size), color) in enumerate(zip(sizes.items(), colors, strict=True)):
         ax.barh(row, size / 1000, 0.6, color=color)
         ax.text(size / 1000, row, f"  {size:,.0f}", va="center", color=color)
     ax.set_yticks(range(len(sizes)), list(sizes))
