@@ -5,6 +5,7 @@ import torch
 
 from tiny_lm import costs
 from tiny_lm.course.bench import decoding
+from tiny_lm.course.bench.oracle import transformers_twin
 from tiny_lm.decoder import can_fold
 from tiny_lm.model import LanguageModel
 
@@ -25,6 +26,18 @@ def test_it_writes_what_the_model_would_and_the_same_every_time(model):
     for _ in range(decoding.STEPS + 1):
         whole = torch.cat([whole, model(whole)[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(whole[:, -1], last)
+
+
+def test_theirs_writes_the_same_tokens(model):
+    twin = transformers_twin(model, experts_implementation="eager").eval()
+    tokens = decoding.prompts(2, 9)
+    write = decoding.their_writing(twin, tokens)
+    assert torch.equal(write(), write())
+    ours, _ = decoding.our_writing(model, tokens)
+    # Ours knows the first token before it begins, and so ends one later.
+    assert write().shape[1] == 9 + decoding.STEPS
+    twice = decoding.their_writing(twin, write())()
+    assert torch.equal(twice[:, 9 + decoding.STEPS], ours())
 
 
 def test_a_step_reads_its_cache_and_the_weights_of_the_experts_it_meets(model):

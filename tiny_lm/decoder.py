@@ -34,7 +34,7 @@ from tiny_lm.model import Block, LanguageModel
 from tiny_lm.moe import Experts, LocalDispatcher, MoE
 from tiny_lm.router import route
 
-MAX_TOKENS = 32  # read by all experts at once; from about here sorting them is faster
+MAX_TOKENS = 64  # at 16 experts of which 4 are chosen sorting wins from about 100
 
 Step = Callable[[Tensor], Tensor]
 
