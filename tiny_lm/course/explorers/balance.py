@@ -9,7 +9,7 @@ nothing here may hang on the last bit of a float: noise comes from an integer ha
 scores lie on a grid, and each expert has grid points of its own, so that no two tie.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tiny_lm.config import MoEConfig, tiny
-from tiny_lm.counts import count_parameters, expert_parameters
+from tiny_lm.counts import expert_parameters
 from tiny_lm.course.figures.style import COLORS, FAINT, Drawing, finish, new_figure
 from tiny_lm.parts import require
 from tiny_lm.router import Router, expert_load, max_violation, route
@@ -149,15 +149,17 @@ def simulate(s: Setting) -> Course:
 
 
 def parameters(num_experts: int, top_k: int) -> tuple[int, int]:
-    """Total and active parameters of one expert layer as wide as `tiny`'s."""
-    moe = replace(
-        tiny().moe, num_experts=num_experts, top_k=top_k, num_groups=1, top_groups=1
+    """Total and active parameters of one expert layer as wide as `tiny`'s.
+
+    Counted here and not from a config, which refuses the one choice that the slider
+    has: alone it balances, but its router would learn nothing.
+    """
+    c = tiny()
+    router, each = num_experts * c.d_model, expert_parameters(c)
+    total, active = (
+        (c.moe.num_shared + routed) * each + router for routed in (num_experts, top_k)
     )
-    config = replace(tiny(), num_layers=1, num_dense_layers=0, moe=moe)
-    count = count_parameters(config)
-    parts = ("shared_experts", "routed_experts", "router")
-    total = sum(count.by_part[part] for part in parts)
-    return total, sum(count.active_by_part[part] for part in parts)
+    return total, active
 
 
 def fixed() -> dict[str, Any]:
