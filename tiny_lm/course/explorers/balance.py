@@ -132,7 +132,7 @@ def simulate(s: Setting) -> Course:
     settings = MoEConfig(
         num_experts=s.num_experts,
         num_shared=0,
-        top_k=s.top_k,
+        top_k=s.num_experts,  # not asked: `route` below is told how many
         d_expert=1,
         bias_rate=s.bias_rate,
     )
