@@ -86,7 +86,7 @@ class Decoder:
             (_attention(block, cache), _feed_forward(block))
             for block, cache in zip(model.blocks, context.layers, strict=True)
         ]
-        self.norm, self.head = model.norm, model.head.weight
+        self.norm, self.head = _Norm(model.norm), model.head.weight
         self.penalty = self._penalty(getattr(attention.config, "num_kv_heads", 1))
 
     def _penalty(self, num_groups: int) -> Tensor | None:
@@ -147,12 +147,25 @@ def _turned(
     return torch.view_as_real(pairs * turn).flatten(-2)
 
 
+class _Norm:
+    """RMSNorm in four operations: |x|² / D + eps is the square of a hypotenuse / D."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        width = len(norm.weight)
+        self.weight = norm.weight * width**0.5
+        self.floor = norm.weight.new_tensor((width * norm.eps) ** 0.5)
+
+    def __call__(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * self.weight / torch.hypot(length, self.floor)
+
+
 class _Latent:
     """Absorbed MLA: three products with weights, two with the cache."""
 
     def __init__(self, a: LatentAttention, norm: RMSNorm, cache: Cache) -> None:
         c = a.config
-        self.norm, self.kv_norm, self.cache = norm, a.kv_norm, cache
+        self.norm, self.kv_norm, self.cache = _Norm(norm), _Norm(a.kv_norm), cache
         self.num_heads, self.d_latent, self.d_rope = (
             c.num_heads,
             c.d_latent_kv,
@@ -164,7 +177,7 @@ class _Latent:
         w_q = w_q.unflatten(0, (c.num_heads, c.d_qk))
         nope, rope = w_q.split([c.d_nope, c.d_rope], dim=1)
         absorbed = torch.cat([w_k.transpose(1, 2) @ nope, rope], dim=1).flatten(0, 1)
-        self.q_norm = a.q_norm if compressed else None
+        self.q_norm = _Norm(a.q_norm) if compressed else None
         first = a.q_down.weight if compressed else absorbed
         self.down = torch.cat([first, a.kv_down.weight])
         self.widths = [len(first), c.d_latent_kv, c.d_rope]
@@ -191,7 +204,7 @@ class _Heads:
 
     def __init__(self, a: MultiHeadAttention, norm: RMSNorm, cache: Cache) -> None:
         c = a.config
-        self.norm, self.cache, self.out = norm, cache, a.out.weight.T
+        self.norm, self.cache, self.out = _Norm(norm), cache, a.out.weight.T
         self.d_head = c.d_head
         self.heads = [c.num_heads, c.num_kv_heads, c.num_kv_heads]
         scale = c.d_head**-0.5
@@ -214,7 +227,7 @@ class _Dense:
     """The feed-forward, added to what it read."""
 
     def __init__(self, ffn: SwiGLU, norm: RMSNorm) -> None:
-        self.norm = norm
+        self.norm = _Norm(norm)
         self.gate_up, self.down = ffn.gate_up.weight, ffn.down.weight.T
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -226,7 +239,7 @@ class _Mixture:
     """All experts read few tokens; many tokens are sorted as ever."""
 
     def __init__(self, moe: MoE, norm: RMSNorm) -> None:
-        self.moe, self.norm, self.router = moe, norm, moe.router
+        self.moe, self.norm, self.router = moe, _Norm(norm), moe.router
         gates, ups = moe.experts.gate_up.chunk(2, dim=1)
         gates, ups = [gates.flatten(0, 1)], [ups.flatten(0, 1)]
         downs = [moe.experts.down.transpose(1, 2).flatten(0, 1)]  # [E F, D]
