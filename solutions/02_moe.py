@@ -523,7 +523,7 @@ print("your biases:", [round(b, 2) for b in sorted(even.routers[0].bias.tolist()
 # So DeepSeek-V3 adds a very small loss for each sequence.
 # Over the T tokens of one sequence, for each expert i of E,
 #
-# $$f_i = \frac{E}{k\,T}\,\big(\text{how often } i \text{ was chosen}\big), \qquad P_i = \text{mean over tokens of } \frac{s_i}{\sum_j s_j},$$
+# $$\begin{aligned} f_i &= \frac{E}{k\,T}\,\big(\text{how often } i \text{ was chosen}\big), \\ P_i &= \text{mean over tokens of } \frac{s_i}{\sum_j s_j}, \end{aligned}$$
 #
 # and the loss is $\sum_i f_i P_i$, then the mean over sequences.
 # It is 1 when everything is even.
