@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tiny_lm import costs, data
-from tiny_lm.config import TrainConfig
+from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.course.experiments import attentions, captured, recall, spectra, together
 from tiny_lm.course.experiments.attentions import CACHED, cached_elements, kinds
 from tiny_lm.course.experiments.plan import Run
@@ -207,9 +207,9 @@ def test_the_recorded_experiment_is_the_one_that_the_code_describes(name):
         assert record["ranks"] == list(attentions.RANKS)
         return
     question = attentions.TEXT if "text" in name else attentions.RECALL
-    configs = {label: c.to_dict() for label, c in kinds(question.num_layers).items()}
+    configs = kinds(question.num_layers)
     for run in record["runs"]:
-        assert run["config"] == configs[run["label"]]
+        assert ModelConfig.from_dict(run["config"]) == configs[run["label"]]
         assert run["training"]["steps"] == question.training.steps
     seeds = {run["seed"] for run in record["runs"]}
     assert seeds == ({0} if "rate" in name else set(attentions.SEEDS))
