@@ -69,8 +69,10 @@ def repeat_for_repeat_interleave(x, experts, weights, gate_up, down):
 @own.mistake(OVERWRITTEN)
 def lost_among_repeats(x, experts, weights, gate_up, down):
     out, order = sorted_results(x, experts, gate_up, down)
+    out = out * weights.flatten()[order].unsqueeze(-1)
     y = torch.zeros_like(x)
-    y[order // experts.shape[1]] += out * weights.flatten()[order].unsqueeze(-1)
+    for token, row in zip((order // experts.shape[1]).tolist(), out, strict=True):
+        y[token] = row  # as `y[tokens] += out` does, where threads do not race
     return y
 
 
