@@ -29,7 +29,7 @@ Task = tuple[Tensor, Tensor] | Haystack  # text to train and to validate on, or 
 
 def needles_as_text(haystack: Haystack) -> Text:
     """What records say in place of a text, where sequences are drawn."""
-    said = json.dumps(asdict(haystack), sort_keys=True)
+    said = json.dumps(asdict(haystack), sort_keys=True, allow_nan=False)
     name = f"{haystack.needles} needles in {haystack.length} bytes"
     digest = hashlib.sha256(said.encode()).hexdigest()
     return Text(name, 0, 0, 0, digest, {})
