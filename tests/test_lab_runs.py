@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 
+from tiny_lm.course.checks.task import tasks_of
 from tiny_lm.course.labs import generator as labs
 
 SOURCES = sorted(labs.SOLUTIONS.glob("[0-9][0-9]_*.py"))
@@ -57,9 +58,7 @@ def failed(outcomes):
 
 
 def checks_of(source):
-    return [
-        f"check_{task.id.replace('.', '_')}" for task in labs.list_tasks(source.stem)
-    ]
+    return [f"check_{task.id.replace('.', '_')}" for task in tasks_of(source.stem)]
 
 
 @each_lab
@@ -91,4 +90,4 @@ def test_one_solved_task_passes_and_the_others_fail(source, nbval, tmp_path):
     outcomes = nbval(path)
     assert failed(outcomes) == [c for c in checks_of(source) if c != third]
     kept = [file.stem for file in (tmp_path / "pieces").rglob("*.py")]
-    assert kept == [labs.list_tasks(source.stem)[2].name]
+    assert kept == [tasks_of(source.stem)[2].name]

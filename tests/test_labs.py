@@ -11,7 +11,7 @@ import pytest
 
 from tiny_lm.course.__main__ import main
 from tiny_lm.course.checks.aid import BEGIN, END
-from tiny_lm.course.checks.task import TASKS
+from tiny_lm.course.checks.task import TASKS, tasks_of
 from tiny_lm.course.labs import generator as labs
 from tiny_lm.course.labs.steps import training_steps
 
@@ -53,7 +53,7 @@ ANSWER = f"def f(x: int) -> int:\n    {BEGIN}\n    return 2 * x\n    {END}"
 def test_regenerating_changes_nothing(source):
     """Checks' texts are taken as kept: `test_lab_runs` compares them with a run."""
     texts = labs.check_texts(read(labs.SOLUTIONS, source))
-    assert len(texts) == len(labs.list_tasks(source.stem)) and all(texts.values())
+    assert len(texts) == len(tasks_of(source.stem)) and all(texts.values())
     solved = labs.with_texts(labs.build(source), texts)
     for folder, made in (
         (labs.SOLUTIONS, solved),
@@ -77,7 +77,7 @@ def test_lab_holds_no_answer(source):
     lab = " ".join(cell.source for cell in read(labs.LABS, source).cells)
     answers = re.findall(f"{BEGIN}\n(.*?){END}", source.read_text(), re.DOTALL)
     lines = {line.strip() for answer in answers for line in answer.splitlines()}
-    assert len(answers) == len(labs.list_tasks(source.stem))
+    assert len(answers) == len(tasks_of(source.stem))
     assert not [line for line in lines if len(line) > 30 and line in lab]
     assert BEGIN not in lab and END not in lab
 
@@ -100,7 +100,7 @@ def test_metadata_is_nbgraders_and_points_are_the_tasks(source):
     for folder in (labs.SOLUTIONS, labs.LABS):
         cells = [cell for cell in read(folder, source).cells if grading(cell)]
         answers, checks = cells[::2], cells[1::2]
-        tasks = labs.list_tasks(source.stem)
+        tasks = tasks_of(source.stem)
         assert len(answers) == len(checks) == len(tasks)
         for task, answer, check in zip(tasks, answers, checks, strict=True):
             number = task.id.replace(".", "_")
@@ -138,7 +138,7 @@ def test_answer_goes_on_as_a_piece_after_its_check(source):
 @each_lab
 def test_heading_of_a_task_carries_its_card(source):
     text = "\n".join(cell.source for cell in read(labs.LABS, source).cells)
-    for task in labs.list_tasks(source.stem):
+    for task in tasks_of(source.stem):
         assert f"## Task {task.id} · {task.title}\n\n{task.label}\n" in text
 
 

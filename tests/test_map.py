@@ -1,11 +1,20 @@
 """`_toc.yml` is the one list of pages, and everything that it implies exists."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import (
+    PackageNotFoundError,
+    packages_distributions,
+    requires,
+)
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tiny_lm"
@@ -143,3 +152,51 @@ def test_the_chapter_that_a_module_names_is_in_the_book(module):
         part = chapter.split("/")[0]
         if "/" in chapter and any(page.split("/")[1] == part for page in PAGES):
             assert f"chapters/{chapter}" in PAGES
+
+
+def brought_by(extra: str) -> set[str]:
+    """The distributions that `pip install tiny_lm[extra]` brings, as installed here."""
+    wanted, found = [Requirement(f"tiny_lm[{extra}]")], set()
+    while wanted:
+        now = wanted.pop()
+        name = canonicalize_name(now.name)
+        try:
+            needs = [Requirement(line) for line in requires(name) or ()]
+        except PackageNotFoundError:
+            continue
+        found.add(name)
+        for need in needs:
+            extras = [{"extra": e} for e in now.extras] or [{"extra": ""}]
+            new = canonicalize_name(need.name) not in found or need.extras
+            if new and (not need.marker or any(map(need.marker.evaluate, extras))):
+                wanted.append(need)
+    return found
+
+
+def test_a_page_imports_nothing_that_only_the_tests_bring():
+    """`make book` on a clean clone has not installed the tests' libraries."""
+    only_tests = brought_by("dev") - brought_by("book")
+    assert {"pytest", "jupytext", "transformers"} <= only_tests
+    blocked = [
+        module
+        for module, names in packages_distributions().items()
+        if {canonicalize_name(name) for name in names} <= only_tests
+    ]
+    lines = {
+        line
+        for page in CHAPTERS + [p for p in PAGES if "/appendix/" in p]
+        for line in re.findall(
+            r"^(?:from|import) tiny_lm\S*(?: import (?:\w+(?:, )?)+)?$",
+            source(page).read_text(),
+            re.MULTILINE,
+        )
+    }
+    assert len(lines) > 50
+    program = f"import sys\nsys.modules.update(dict.fromkeys({blocked}))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program + "\n".join(sorted(lines))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "_ext"))
 import reading  # noqa: E402
 
-from tiny_lm.course.labs.generator import list_tasks  # noqa: E402
+from tiny_lm.course.checks.task import tasks_of  # noqa: E402
 
 MOST_MINUTES, MOST_LINES, MOST_WORDS = 40, 60, 35
 CHAPTERS = sorted((ROOT / "chapters").rglob("*.md"))
@@ -92,7 +92,7 @@ def test_only_the_text_cells_of_a_lab_are_read(tmp_path):
     assert reading.measure(path).words == 2
 
 
-TASKS = {task.name for lab in LABS for task in list_tasks(lab.stem)}
+TASKS = {task.name for lab in LABS for task in tasks_of(lab.stem)}
 # Functions of the package that pass a task as they stand, or nearly.
 ANSWERS = TASKS | {"loss", "train_step", "flops_per_token", "forward", "route"}
 

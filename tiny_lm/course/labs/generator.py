@@ -10,7 +10,6 @@ bytes. Metadata of tasks follows nbgrader's schema 3.
 """
 
 import hashlib
-import importlib
 import itertools
 import os
 import re
@@ -64,7 +63,7 @@ def write_all() -> list[Path]:
 
 def build(source: Path) -> NotebookNode:
     """The solved notebook, not yet run."""
-    list_tasks(source.stem)
+    tasks_of(source.stem)
     notebook = jupytext.read(source, fmt="py:percent")
     cells = [_clean(cell) for cell in notebook.cells]
     first_code = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
@@ -74,12 +73,6 @@ def build(source: Path) -> NotebookNode:
     return nbformat.v4.new_notebook(
         cells=cells, metadata=nbformat.from_dict(KERNEL), nbformat_minor=5
     )
-
-
-def list_tasks(lab: str) -> list[Task]:
-    """The tasks of a lab, from the folder of checks that shares its slug."""
-    importlib.import_module(f"tiny_lm.course.checks.{lab[3:]}")
-    return tasks_of(lab)
 
 
 def _clean(cell: NotebookNode) -> NotebookNode:
