@@ -6,7 +6,8 @@ import sys
 import pytest
 
 import tiny_lm.course.checks.baseline
-import tiny_lm.course.checks.moe  # noqa: F401  (both list their tasks)
+import tiny_lm.course.checks.mla
+import tiny_lm.course.checks.moe  # noqa: F401  (they list their tasks)
 from tiny_lm.course.checks.task import TASKS
 
 BY_ID = sorted(TASKS.values(), key=lambda task: task.id)
@@ -98,7 +99,7 @@ def test_checks_import_no_notebook_tools():
     """A learner's environment has torch and tiny_lm, not the tools of the authors."""
     code = (
         "import sys, tiny_lm.course.checks.baseline, tiny_lm.course.labs.pieces\n"
-        "import tiny_lm.course.checks.moe\n"
+        "import tiny_lm.course.checks.mla, tiny_lm.course.checks.moe\n"
         "print([m for m in ('jupytext', 'nbformat', 'nbclient', 'pytest', 'IPython')"
         " if m in sys.modules])"
     )

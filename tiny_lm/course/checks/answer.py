@@ -9,7 +9,7 @@ import inspect
 import io
 import linecache
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any
 
@@ -32,11 +32,18 @@ class Answer:
     Args:
         function: what is called.
         name: what the task calls it.
+        writes: places of the arguments that it may change.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        writes: Collection[int] = (),
+    ) -> None:
         self.function = function
         self.name = name
+        self.writes = writes
         self.printed = io.StringIO()
         self.error = ""  # of the last call, with its kind
         self.last: tuple[str, Any] = ("", None)
@@ -49,7 +56,7 @@ class Answer:
             Mismatch: any other error, an argument or a global setting that was
                 changed, or no `return`.
         """
-        guard, call = Guard(arguments), self.call(arguments)
+        guard, call = Guard(arguments, self.writes), self.call(arguments)
         try:
             with contextlib.redirect_stdout(self.printed):
                 result = self.function(*arguments)

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from tiny_lm.course.checks.answer import Answer
 from tiny_lm.course.checks.expect import brief
 
+WIDTH = 62  # of a line that describes an input
 Make = Callable[[Generator], tuple[Any, ...]]
 
 
@@ -120,9 +121,9 @@ def describe(one: Input, seed: int, names: Sequence[str]) -> str:
         return one.note
     made = one.make(torch.Generator().manual_seed(seed))
     parts = [f"{n} = {brief(x)}" for n, x in zip(names, made, strict=True)]
-    parts = [part.replace(" ", "\0") for part in parts]
+    parts = [x.replace(" ", "\0") if len(x) <= WIDTH else x for x in parts]
     lines = textwrap.wrap(
-        ", ".join(parts), 62, break_long_words=False, break_on_hyphens=False
+        ", ".join(parts), WIDTH, break_long_words=False, break_on_hyphens=False
     )
     text = "\n".join(lines).replace("\0", " ")
     if one.slopes:

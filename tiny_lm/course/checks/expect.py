@@ -4,6 +4,8 @@ Chapter: index
 Source: course
 """
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -97,6 +99,8 @@ def brief(value: Any) -> str:
         return "generator"
     if isinstance(value, torch.nn.Module | torch.optim.Optimizer):
         return type(value).__name__
+    if is_dataclass(value):
+        return f"{type(value).__name__}({', '.join(_own(value))})"
     if not isinstance(value, Tensor):
         return show(value)
     sizes = ", ".join(str(size) for size in value.shape)
@@ -107,6 +111,15 @@ def brief(value: Any) -> str:
     if value.numel() <= FEW:
         return show(value)
     return f"{str(value.dtype).removeprefix('torch.')} of shape ({sizes})"
+
+
+def _own(config: Any) -> Iterator[str]:
+    """The fields of a config that are not as they are by default."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            inner = brief(value) if is_dataclass(value) else repr(value)
+            yield f"{field.name}={inner}"
 
 
 def difference(got: Any, wanted: Any, tolerance: float = 1e-4) -> tuple[Any, Any, str]:

@@ -8,6 +8,7 @@ Arguments are compared by value: a write through numpy or `.data` raises no vers
 
 import random
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -71,12 +72,20 @@ def _restore(settings: dict[str, Any]) -> None:
 
 
 class Guard:
-    """Remembers arguments and settings before a call, and finds what changed."""
+    """Remembers arguments and settings before a call, and finds what changed.
 
-    def __init__(self, arguments: tuple[Any, ...]) -> None:
+    Args:
+        writes: places of the arguments that are there to be written into.
+    """
+
+    def __init__(
+        self, arguments: tuple[Any, ...], writes: Collection[int] = ()
+    ) -> None:
         self.settings = _settings()
         self.tensors = {
-            i: _tensor(x) for i, x in enumerate(arguments) if isinstance(x, Tensor)
+            i: _tensor(x)
+            for i, x in enumerate(arguments)
+            if isinstance(x, Tensor) and i not in writes
         }
         self.modules = {
             i: _module(x) for i, x in enumerate(arguments) if isinstance(x, nn.Module)

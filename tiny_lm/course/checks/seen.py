@@ -56,7 +56,8 @@ def observe(
     Raises:
         NotDone: the function is the stub.
     """
-    answer, seen = Answer(function, task.name), Seen()
+    writes = [task.arguments.index(name) for name in task.writes]
+    answer, seen = Answer(function, task.name, writes), Seen()
     torch.default_generator.manual_seed(SEED)
     generator = Generator().manual_seed(seed)
     try:

@@ -79,6 +79,7 @@ class Spec:
             or ties are, it is made equal here.
         errors: fragments of error messages, and what they mean in this task.
         any_width: whole numbers in the result need not be int64.
+        writes: names of the arguments that the function changes in place.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Spec:
     tolerance: float = 1e-4
     errors: dict[str, str] = field(default_factory=dict)
     any_width: bool = False
+    writes: tuple[str, ...] = ()
     properties: list[Property] = field(default_factory=list)
     honest: list[Function] = field(default_factory=list)
 

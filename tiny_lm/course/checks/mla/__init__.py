@@ -1,0 +1,13 @@
+"""The checks of lab 03_mla: a cache, who shares it, and the latent that replaces it.
+
+Chapter: 03_mla/memory_of_the_context
+Source: course
+"""
+
+from tiny_lm.course.checks.mla.cache_bytes import task_3_1
+from tiny_lm.course.checks.mla.compress import task_3_4
+from tiny_lm.course.checks.mla.expand import task_3_5
+from tiny_lm.course.checks.mla.grouped_padding import task_3_3
+from tiny_lm.course.checks.mla.remember_full import task_3_2
+
+__all__ = ["task_3_1", "task_3_2", "task_3_3", "task_3_4", "task_3_5"]
