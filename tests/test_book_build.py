@@ -215,7 +215,7 @@ for _ in range(300):
     if Path("OTHER.here").exists():
         break
     time.sleep(0.1)
-Path("NAME.runs").open("a").write(os.environ["OMP_NUM_THREADS"])
+Path("NAME.runs").open("a").write(os.environ.get("OMP_NUM_THREADS", ""))
 print("met" if Path("OTHER.here").exists() else "alone")
 ```
 """

@@ -73,6 +73,14 @@ def _run(**changes: object) -> Run:
     return Run(label="any", config=plan.moe(), training=training)
 
 
+def _record(session: command.Session, names: tuple[str, ...] = MOE_NAMES) -> None:
+    """Record comparisons, of two seeds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "MANY_SEEDS", (0, 1))
+        patch.setattr(plan, "SEEDS", (0, 1))
+        session.record(names)
+
+
 def _written(folder: Path) -> dict[str, int]:
     """When each run's record was written; a run that is done again has a new time."""
     return {p.name: p.stat().st_mtime_ns for p in (folder / "runs").iterdir()}
@@ -171,9 +179,9 @@ def test_the_same_seed_gives_the_same_curves_and_another_seed_others(tmp_path):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory) -> Path:
-    """A folder with everything recorded, at toy length."""
+    """A folder with everything recorded, at toy length and for two seeds."""
     folder = tmp_path_factory.mktemp("recorded")
-    _session(folder).record(MOE_NAMES)
+    _record(_session(folder))
     return folder
 
 
@@ -205,7 +213,7 @@ def test_the_readers_are_counted_by_layer_expert_and_class(recorded):
 def test_a_second_call_trains_nothing_and_writes_the_same(recorded):
     times, first = _written(recorded), read("moe_equal_flops", recorded)
     (recorded / "moe_equal_flops.json").unlink()
-    _session(recorded).record(["moe_equal_flops"])
+    _record(_session(recorded), ("moe_equal_flops",))
     assert _written(recorded) == times
     assert read("moe_equal_flops", recorded) == first
 

@@ -16,7 +16,7 @@ from tiny_lm.course.experiments.first_run import (
 
 def test_the_record_holds_what_the_run_said_and_wrote(tmp_path):
     training = TrainConfig(steps=2, batch_size=2, seq_len=16, eval_batches=1)
-    made = record(tmp_path, training, ranks=1)
+    made = record(tmp_path, training, ranks=1, length=4)
     kept = read_first_run(tmp_path)
     assert kept["summary"] == made["summary"] and kept["losses"] == made["losses"]
     assert (made["summary"]["steps"], len(made["losses"])) == (2, 2)

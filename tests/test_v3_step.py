@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tiny_lm import hardware
+from tiny_lm import costs, hardware
 from tiny_lm.parallel import v3_step
 from tiny_lm.parallel.plan import Plan
 from tiny_lm.parallel.step_tape import write
@@ -50,8 +50,13 @@ split = fit(tapes, "1W", "split")
 other = replay(tapes, machine(reached=split), mirror=True)
 readings = {reading: parts_s(timelines["1F1B"], reading) for reading in READINGS}
 split_rows = compare(other, reading="split")
+sheet = replace(machine(), bf16_efficiency=1.0, fp8_efficiency=1.0)
+used = {
+    hops: compare(replay(tapes, sheet, hops=hops, mirror=True))[-1].replayed
+    for hops in ("pipelined", "series")
+}
 seconds = time.process_time() - start
-names = "found rows mtp alpha parts step_s split readings split_rows seconds"
+names = "found rows mtp alpha parts step_s split readings split_rows used seconds"
 pickle.dump({name: globals()[name] for name in names.split()}, sys.stdout.buffer)
 """
 
@@ -166,6 +171,14 @@ def test_the_other_reading_fits_a_rate_at_which_nothing_else_fits(whole):
     assert rows["step"].deviation == pytest.approx(-0.34, abs=0.02)
     assert rows["bubble"].deviation == pytest.approx(-0.30, abs=0.02)
     assert rows["1B"].deviation < -0.4
+
+
+def test_with_ideal_products_the_hops_decide_what_is_left(whole):
+    """The cost page: products are the largest part only if the hops overlap."""
+    published = 100 * costs.PUBLISHED_MFU[True]
+    lost = {hops: 100 - used for hops, used in whole.used.items()}
+    assert lost["pipelined"] < 20 < whole.used["pipelined"] - published
+    assert lost["series"] > whole.used["series"] - published
 
 
 def test_all_of_it_takes_less_than_two_minutes(whole):

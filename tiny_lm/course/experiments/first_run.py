@@ -43,9 +43,12 @@ def read_first_run(folder: Path = RESULTS) -> Record:
 
 
 def record(
-    out: Path = RESULTS, training: TrainConfig | None = None, ranks: int = 4
+    out: Path = RESULTS,
+    training: TrainConfig | None = None,
+    ranks: int = 4,
+    length: int = LENGTH,
 ) -> Record:
-    """Train, let the model write, and keep what the command says of it."""
+    """Train, let the model write so many bytes, and keep what the command says."""
     training = training or TrainConfig()
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
@@ -55,7 +58,7 @@ def record(
         losses = [metrics["loss"] for metrics in runs.read_metrics(job.out)]
         model = runs.load_model(job.out)
     del summary["run"]
-    written = generate(model, PROMPT, LENGTH, temperature=TEMPERATURE)
+    written = generate(model, PROMPT, length, temperature=TEMPERATURE)
     result = {
         "name": NAME,
         "created": today(),
