@@ -14,7 +14,7 @@
 # # Lab 3 · What a model remembers
 #
 # A model that writes keeps something of every token that it has read, in each of its layers.
-# For a long text this *cache* is larger than anything else on the chip, and each new token reads all of it.
+# For long texts this *cache* fills the memory of a chip, and each new token reads all of it.
 # In this lab you build it: first as everybody had it, then with heads that share, then as DeepSeek did, with one short vector in place of all heads.
 # At the end your own latent attention writes a text from a cache of 80 numbers a layer, and you compare its memory and its time on a large GPU with those of the others.
 #
@@ -109,18 +109,15 @@ cache_bytes = pieces.use("mla.cache_bytes", cache_bytes)
 # %%
 v3, qwen, llama = config.deepseek_v3(), config.qwen_72b(), config.llama_405b()
 plain = replace(v3, attention=MHAConfig(num_heads=128, num_kv_heads=128, d_head=128))
-rows = []
-for name, c in (
-    ("DeepSeek-V3", v3),
-    ("Qwen2.5-72B", qwen),
-    ("LLaMA-3.1-405B", llama),
-    ("V3, were its heads plain", plain),
-):
-    size = cache_bytes(c.attention, c.num_layers, bytes_per_number=2)
-    own = cache_bytes(v3.attention, v3.num_layers, bytes_per_number=2)
-    rows.append((name, size, size / own, 80e9 / size))
+models = {"DeepSeek-V3": v3, "Qwen2.5-72B": qwen, "LLaMA-3.1-405B": llama}
+models["V3, were its heads plain"] = plain
+sizes = {
+    name: cache_bytes(c.attention, c.num_layers, bytes_per_number=2)
+    for name, c in models.items()
+}
+own = sizes["DeepSeek-V3"]
 table(
-    rows,
+    [(name, size, size / own, 80e9 / size) for name, size in sizes.items()],
     {"": "", "bytes a token": ",d", "times V3's": ".2f", "tokens in 80 GB": ",.0f"},
     caption="What a token leaves in the cache, two bytes a number.",
 )
@@ -128,7 +125,7 @@ table(
 # %% [markdown]
 # The first three numbers are published, and yours agree with them.
 # (The paper prints 7.28 for LLaMA's factor; its own bytes give what stands here.)
-# A token is about four letters of text, and half a million bytes are kept of it.
+# LLaMA keeps half a million bytes of each token, which is about four letters of text.
 # With plain heads, a card that holds nothing but the cache would be full after twenty thousand tokens.
 
 # %% [markdown]
@@ -138,7 +135,7 @@ table(
 # It is a tensor with room for S positions that somebody allocated beforehand, and its first `length` rows are filled.
 # What lies in the others is whatever lay there before.
 # Write the T positions of `new` behind those that are filled, *into* this tensor.
-# Return the filled part, as a view, and the new length.
+# Return the filled part, as a view (a slice is one: it shares the tensor's memory), and the new length.
 #
 # Positions are the dim before the last; any dims may stand in front of them, such as sequences and heads.
 # Where there is no room for all of `new`, raise a `ValueError` and write nothing.
@@ -227,7 +224,8 @@ for _ in range(TOKENS):
     filled, length = remember(memory, length, new)
 written = time.perf_counter() - start
 moved = sum(range(1, TOKENS + 1)) * new.nbytes
-print(f"written by torch.cat: {moved / 1e6:,.0f} MB, by you: {memory.nbytes / 1e6:.0f}")
+megabytes = [f"{size / 1e6:,.0f} MB" for size in (moved, memory.nbytes)]
+print(f"written by torch.cat: {megabytes[0]}, by you: {megabytes[1]}")
 print(f"torch.cat takes {by_cat / written:.0f} times as long")
 
 # %% [markdown]
@@ -388,8 +386,8 @@ print(f"a thousand times the state: latents move by {(large - latent).abs().max(
 
 # %% [markdown]
 # Next to nothing: the norm takes the size away and keeps the direction.
-# So the maps that read the latent meet numbers of one size, whatever the token, and a cache may round them to 8 bits without looking at each.
-# It also means that the *normalised* latent has to be kept: the maps were trained on that one.
+# So the maps that read the latent meet numbers of one size, whatever the token.
+# They are trained on these, so the *normalised* latent is what has to be kept.
 
 # %% [markdown]
 # ## Task 3.5

@@ -47,8 +47,9 @@ def seen(y: Tensor, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> dict:
 
 
 UNFIT = (
-    "Two shapes do not fit. Each query head needs its key-value head beside it: look "
-    "at the shapes of q, k and v just before this line."
+    "Two shapes do not fit. Each query head needs its key-value head beside it, and "
+    "`hidden`, (B, S), stands beside scores of the shape (B, H, T, S): look at the "
+    "shapes just before this line."
 )
 
 task_3_3 = Task(
@@ -123,6 +124,7 @@ task_3_3.asks(
         "weights @ v => weights @ k": "The keys were mixed. The values are.",
         "    v = v.repeat_interleave(sharers, dim=1)\n => ": UNFIT,
         "k.transpose(-1, -2) => k": UNFIT,
+        "hidden[:, None, None, :] => hidden": UNFIT,
     },
 )
 
