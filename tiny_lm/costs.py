@@ -16,8 +16,8 @@ from tiny_lm.config import MHAConfig, MLAConfig, ModelConfig, deepseek_v3
 from tiny_lm.counts import (
     AttentionConfig,
     Number,
-    attention_core_flops,
     count_parameters,
+    decode_flops_per_key,
     flops_per_token,
     forward_flops_by_part,
 )
@@ -74,15 +74,10 @@ def _latent(config: ModelConfig) -> MLAConfig:
 def decode_intensity(attention: AttentionConfig, num_queries: int = 1) -> float:
     """FLOPs per byte of BF16 cache, while one sequence is written token by token.
 
-    Absorbed MLA uses the latent it has read twice: as a key and as a value.
-
     Args:
         num_queries: tokens checked at once: 2 with one predicted token.
     """
-    per_key = attention_core_flops(attention, 1)
-    if isinstance(attention, MLAConfig):
-        used = 2 * attention.d_latent_kv + attention.d_rope
-        per_key = 2 * attention.num_heads * used
+    per_key = decode_flops_per_key(attention)
     return num_queries * per_key / (2 * kv_elements_per_token(attention))
 
 

@@ -167,6 +167,17 @@ def attention_core_flops(attention: AttentionConfig, num_keys: Number) -> Number
     return 2 * attention.num_heads * (attention.d_qk + attention.d_value) * num_keys
 
 
+def decode_flops_per_key(attention: AttentionConfig) -> int:
+    """What one layer does with one token of the cache, for one token that is written.
+
+    Absorbed MLA uses the latent it has read twice: as a key and as a value.
+    """
+    if isinstance(attention, MLAConfig):
+        used = 2 * attention.d_latent_kv + attention.d_rope
+        return 2 * attention.num_heads * used
+    return attention_core_flops(attention, 1)
+
+
 def flops_per_token(config: ModelConfig, seq_len: int, causal: bool = True) -> Number:
     """FLOPs to train on one token, forward and backward.
 
