@@ -29,6 +29,11 @@ widgets.balance_explorer()
 :tags: [remove-input]
 widgets.timeline_explorer()
 ```
+
+```{code-cell} ipython3
+:tags: [remove-input]
+widgets.context_explorer()
+```
 """
 TOC = "format: jb-book\nroot: chapters/index\nchapters: [{file: chapters/plain}]\n"
 

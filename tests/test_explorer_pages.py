@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import test_site
 import torch
+from context_pages import STANDS as CONTEXTS
+from context_pages import go_to as choose
+from context_pages import heads_limit_groups, menus_choose_a_shape, same_costs
 from explorer_book import ROOT, build, drag, press
 from playwright.sync_api import Locator
 from test_site import AXE, AXE_RUN, OVERFLOW, SILENT, THEME_FINDINGS, Visit
 
-from tiny_lm.course.explorers import balance, timeline, widgets
+from tiny_lm.course.explorers import balance, context, timeline, widgets
 from tiny_lm.course.explorers.balance import Setting
 from tiny_lm.course.explorers.timeline import Setting as Place
 
@@ -23,6 +26,7 @@ READY = ".explorer:not([data-busy])"
 NAMES = {
     "balance": "Explorer: load of experts",
     "timeline": "Explorer: time of a layer",
+    "context": "Explorer: what a context costs",
 }
 EXPLORERS = [  # name, model, widget, number of sliders, a choice that Python makes
     (
@@ -33,6 +37,7 @@ EXPLORERS = [  # name, model, widget, number of sliders, a choice that Python ma
         *("timeline", timeline, widgets.timeline_explorer, 4),
         Place(bandwidth=100, latency=50, tokens=256, speed=2, overlap=False),
     ),
+    ("context", context, widgets.context_explorer, 10, CONTEXTS[6]),
 ]
 each_explorer = pytest.mark.parametrize(
     ("name", "model", "widget", "num_sliders", "told"), EXPLORERS, ids=NAMES
@@ -87,6 +92,12 @@ def load(visit) -> Locator:
 def layer(visit) -> Locator:
     """The explorer of a layer's timeline."""
     return visit.page.get_by_role("group", name=NAMES["timeline"])
+
+
+@pytest.fixture
+def costs(visit) -> Locator:
+    """The explorer of what a context costs."""
+    return visit.page.get_by_role("group", name=NAMES["context"])
 
 
 # --- balance ---
@@ -153,7 +164,7 @@ SETTINGS = [
 ]
 
 
-def named(s: Setting | Place) -> str:
+def named(s: object) -> str:
     return "-".join(map(str, asdict(s).values()))
 
 
@@ -285,6 +296,20 @@ def test_the_timeline_says_what_it_shows(layer):
     assert said == "50 GB/s, line rate of V3's network"
 
 
+# --- what a context costs ---
+
+
+@pytest.mark.parametrize("stand", CONTEXTS, ids=named)
+def test_the_page_counts_a_context_to_the_last_bit(costs, stand):
+    choose(costs, stand)
+    same_costs(costs, stand)
+
+
+def test_a_shape_is_chosen_by_name_or_number_by_number(costs):
+    menus_choose_a_shape(costs)
+    heads_limit_groups(costs)
+
+
 # --- what holds for all explorers ---
 
 INK = "e => getComputedStyle(e).fill"
@@ -367,8 +392,8 @@ def test_in_a_notebook_the_choice_travels_both_ways(
     model.Setting(**saved)  # a place that the slider has
     page.evaluate("choice => fromPython(choice)", asdict(told))
     root = page.get_by_role("group", name=NAMES[name])
-    same = same_numbers if model is balance else same_times
-    same(root, told)
+    same = {"balance": same_numbers, "timeline": same_times, "context": same_costs}
+    same[name](root, told)
     page.evaluate("leave()")
     assert page.evaluate("heard") == {}
     page.close()

@@ -157,8 +157,7 @@ function render({ model, el }) {
     choice[name] = value;
     choice.top_k = Math.min(choice.top_k, choice.num_experts);
     voice.say(refresh());
-    model.set("choice", { ...choice });
-    model.save_changes();
+    tell(model, choice);
   };
   const steps = Array.from({ length: fixed.num_updates + 1 }, (_, step) => step);
   const sliders = Object.fromEntries(
@@ -206,10 +205,6 @@ function render({ model, el }) {
     }, 30);
   }
 
-  const follow = () => {
-    Object.assign(choice, model.get("choice"));
-    refresh();
-  };
   const root = makeRoot(
     "Explorer: load of experts",
     fixed.color,
@@ -219,15 +214,10 @@ function render({ model, el }) {
     make("div", { class: "pair" }, violation.element, rates.element),
     voice.element,
   );
-  el.replaceChildren(root);
-  refresh();
-  model.on("change:choice", follow);
-  const stop = followWidth(root, refresh);
+  const leave = mount({ model, el }, root, choice, refresh, voice);
   return () => {
-    stop();
-    voice.hush();
+    leave();
     clearTimeout(waiting);
-    model.off("change:choice", follow);
   };
 }
 

@@ -88,6 +88,20 @@ class Switch {
   }
 }
 
+/** A choice by name; `names` are pairs of a value and its words. */
+class Menu {
+  constructor(name, label, names, moved) {
+    const options = names.map(([value, words]) => make("option", { value }, words));
+    this.input = make("select", { name, "data-lm-suppress-shortcuts": "" }, ...options);
+    this.element = make("label", {}, make("span", {}, label), this.input);
+    this.input.addEventListener("change", () => moved(this.input.value));
+  }
+
+  set value(wanted) {
+    this.input.value = wanted;
+  }
+}
+
 /** A drawing below its title; `show` replaces what is drawn and what it says. */
 class Picture {
   constructor(name, height) {
@@ -150,6 +164,32 @@ function followWidth(element, redraw) {
   });
   observer.observe(element);
   return () => observer.disconnect();
+}
+
+/**
+ * Put an explorer on the page, and draw it again whenever the model moves its choice, or
+ * the page its width. Returns what takes it away again.
+ */
+function mount({ model, el }, root, choice, refresh, voice) {
+  const follow = () => {
+    Object.assign(choice, model.get("choice"));
+    refresh();
+  };
+  el.replaceChildren(root);
+  refresh();
+  model.on("change:choice", follow);
+  const stop = followWidth(root, refresh);
+  return () => {
+    stop();
+    voice.hush();
+    model.off("change:choice", follow);
+  };
+}
+
+/** Tell the model, and so a notebook's kernel, what was chosen. */
+function tell(model, choice) {
+  model.set("choice", { ...choice });
+  model.save_changes();
 }
 
 function text(x, y, words, anchor = "middle") {

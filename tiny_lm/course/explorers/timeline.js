@@ -168,8 +168,7 @@ function render({ model, el }) {
   const moved = (name) => (value) => {
     choice[name] = value;
     voice.say(refresh());
-    model.set("choice", { ...choice });
-    model.save_changes();
+    tell(model, choice);
   };
   const linkName = (rate) => fixed.links.find((link) => link.rate === rate)?.name;
   const sayRate = (rate) => [`${rate} GB/s`, linkName(rate)].filter(Boolean).join(", ");
@@ -213,10 +212,6 @@ function render({ model, el }) {
     return Object.entries(numbers).map(([name, [words]]) => `${name}: ${words}`).join("; ");
   }
 
-  const follow = () => {
-    Object.assign(choice, model.get("choice"));
-    refresh();
-  };
   const root = makeRoot(
     "Explorer: time of a layer",
     fixed.color,
@@ -226,15 +221,7 @@ function render({ model, el }) {
     curve.element,
     voice.element,
   );
-  el.replaceChildren(root);
-  refresh();
-  model.on("change:choice", follow);
-  const stop = followWidth(root, refresh);
-  return () => {
-    stop();
-    voice.hush();
-    model.off("change:choice", follow);
-  };
+  return mount({ model, el }, root, choice, refresh, voice);
 }
 
 export default { render };

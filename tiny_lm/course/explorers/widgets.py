@@ -21,7 +21,7 @@ import anywidget
 import traitlets
 
 from tiny_lm.counts import Number
-from tiny_lm.course.explorers import balance, timeline
+from tiny_lm.course.explorers import balance, context, timeline
 from tiny_lm.course.figures.style import Drawing
 from tiny_lm.files import to_json
 
@@ -96,9 +96,23 @@ class TimelineExplorer(Explorer):
     _esm = source(name)
 
 
+class ContextExplorer(Explorer):
+    """Caches, users of a card and time of a decoding step, for nine kinds."""
+
+    name = "context"
+    title = "Explorer: what a context costs"
+    _esm = source(name)
+
+
 @cache
 def _still(model: ModuleType, start: Any) -> tuple[Drawing, str]:
     return model.picture(start), model.alternative(start)
+
+
+def _start(kind: type[Explorer], model: ModuleType, **places: Any) -> Explorer:
+    """An explorer whose controls stand at these places."""
+    start = model.Setting(**places)
+    return kind(model.fixed(), asdict(start), *_still(model, start))
 
 
 def balance_explorer(
@@ -117,14 +131,15 @@ def balance_explorer(
     Raises:
         ValueError: a slider has no such place.
     """
-    start = balance.Setting(
+    return _start(
+        BalanceExplorer,
+        balance,
         num_experts=num_experts,
         top_k=top_k,
         skew=skew,
         bias_rate=bias_rate,
         step=step,
     )
-    return BalanceExplorer(balance.fixed(), asdict(start), *_still(balance, start))
 
 
 def timeline_explorer(
@@ -146,11 +161,24 @@ def timeline_explorer(
     Raises:
         ValueError: a slider has no such place.
     """
-    start = timeline.Setting(
+    return _start(
+        TimelineExplorer,
+        timeline,
         bandwidth=bandwidth,
         latency=latency,
         tokens=tokens,
         speed=speed,
         overlap=overlap,
     )
-    return TimelineExplorer(timeline.fixed(), asdict(start), *_still(timeline, start))
+
+
+def context_explorer(**places: Any) -> Explorer:
+    """Which way to keep a context is affordable, and what does decoding wait for?
+
+    Args:
+        places: where controls stand that shall not stand as in `context.Setting`.
+
+    Raises:
+        ValueError: a control has no such place.
+    """
+    return _start(ContextExplorer, context, **places)
