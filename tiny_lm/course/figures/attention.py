@@ -7,18 +7,21 @@ Source: course
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 
+from tiny_lm.course.figures.diagrams import box
 from tiny_lm.course.figures.style import (
-    COLORS,
     FAINT,
+    GREEN,
+    GREY,
     INK,
+    MIDDLE,
     Drawing,
     finish,
     new_figure,
 )
 
-GREEN, GREY = COLORS["mla"], COLORS["baseline"]
+MONO = {"fontfamily": "DejaVu Sans Mono"}
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 
@@ -35,16 +38,12 @@ def passes(prompt: str, written: str) -> Drawing:
                 color = FAINT if not new else GREY if old else GREEN
                 ax.add_patch(Rectangle((column, row), 0.9, 0.86, color=color))
                 ink = INK if color == FAINT else "white"
-                ax.text(column + 0.45, row + 0.45, byte, color=ink, **_MIDDLE, **_MONO)
-            ax.text(seen + 0.45, row + 0.45, text[seen], color=INK, **_MIDDLE, **_MONO)
+                ax.text(column + 0.45, row + 0.45, byte, color=ink, **MIDDLE, **MONO)
+            ax.text(seen + 0.45, row + 0.45, text[seen], color=INK, **MIDDLE, **MONO)
         ax.set(xlim=(0, len(text)), ylim=(len(written), 0))
         ax.set_title("with a cache" if cached else "without", fontsize=11)
         ax.set_axis_off()
     return finish(figure)
-
-
-_MIDDLE = {"ha": "center", "va": "center"}
-_MONO = {"fontfamily": "DejaVu Sans Mono"}
 
 
 def who_shares(num_heads: int = 4) -> Drawing:
@@ -57,25 +56,15 @@ def who_shares(num_heads: int = 4) -> Drawing:
             group = head * groups // num_heads
             x = (group + 0.5) * num_heads / groups
             ax.plot([head + 0.5, x], [1.0, 0.42], color=GREY, lw=1.5, zorder=0)
-            _pill(ax, head + 0.5, 1.1, f"q{head}", FAINT)
+            box(ax, (head + 0.15, 0.97), (0.7, 0.26), f"q{head}", FAINT)
             if head * groups % num_heads < groups:  # the first of its group
-                _pill(ax, x, 0.3, f"k{group} v{group}", GREEN, width=0.88)
+                box(ax, (x - 0.44, 0.17), (0.88, 0.26), f"k{group} v{group}", GREEN)
         kept = f"{2 * groups} vectors kept"
-        ax.text(num_heads / 2, -0.15, kept, **_MIDDLE)
+        ax.text(num_heads / 2, -0.15, kept, **MIDDLE)
         ax.set(xlim=(-0.1, num_heads + 0.1), ylim=(-0.3, 1.4))
         ax.set_title(name, fontsize=11)
         ax.set_axis_off()
     return finish(figure, narrow=False)
-
-
-def _pill(
-    ax: Axes, x: float, y: float, text: str, color: str, width: float = 0.7
-) -> None:
-    shape = "round,pad=0,rounding_size=0.08"
-    corner = (x - width / 2, y - 0.13)
-    ax.add_patch(FancyBboxPatch(corner, width, 0.26, boxstyle=shape, color=color))
-    ink = INK if color == FAINT else "white"
-    ax.text(x, y, text, color=ink, fontsize=9.5, **_MIDDLE)
 
 
 def growth(

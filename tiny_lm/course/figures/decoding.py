@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from tiny_lm.course.figures.diagrams import arrow
 from tiny_lm.course.figures.style import (
-    COLORS,
     FAINT,
+    GREEN,
+    GREY,
     INK,
+    MIDDLE,
     Drawing,
     finish,
     new_figure,
 )
-
-GREEN, GREY = COLORS["mla"], COLORS["baseline"]
-MIDDLE = {"ha": "center", "va": "center"}
 
 
 def two_orders(latents: int) -> Drawing:
@@ -29,13 +29,13 @@ def two_orders(latents: int) -> Drawing:
         for n in range(latents):
             _bar(ax, n, 0.0, 0.5, GREEN)
             if not absorbed:
-                _arrow(ax, (n + 0.3, 0.55), (n + 0.3, 1.15))
+                arrow(ax, (n + 0.3, 0.55), (n + 0.3, 1.15), GREY)
                 _bar(ax, n, 1.2, 1.1, FAINT)
         middle = latents / 2
         if absorbed:
             _bar(ax, middle - 0.3, 2.2, 0.9, FAINT)
-            _arrow(ax, (middle - 0.6, 2.1), (middle - 0.6, 1.6), "W")
-            _arrow(ax, (middle + 1.2, 1.6), (middle + 1.2, 2.1), "W")
+            _carry(ax, middle - 0.6, 2.1, 1.6)
+            _carry(ax, middle + 1.2, 1.6, 2.1)
             _bar(ax, middle - 0.3, 0.95, 0.5, FAINT)
             ax.text(middle + 1.2, 2.35, "answer", fontsize=9.5, **MIDDLE)
         else:
@@ -54,13 +54,10 @@ def _bar(ax: Axes, x: float, y: float, height: float, color: str) -> None:
     ax.add_patch(Rectangle((x, y), 0.6, height, color=color))
 
 
-def _arrow(
-    ax: Axes, start: tuple[float, float], end: tuple[float, float], word: str = ""
-) -> None:
-    style = {"arrowstyle": "-|>", "color": GREY}
-    ax.annotate("", xy=end, xytext=start, arrowprops=style)
-    if word:
-        ax.text(start[0] - 0.3, (start[1] + end[1]) / 2, word, fontsize=9.5, **MIDDLE)
+def _carry(ax: Axes, x: float, start: float, end: float) -> None:
+    """An arrow with the W of a matrix beside it."""
+    arrow(ax, (x, start), (x, end), GREY)
+    ax.text(x - 0.3, (start + end) / 2, "W", fontsize=9.5, **MIDDLE)
 
 
 def roofline(

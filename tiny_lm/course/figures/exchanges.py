@@ -13,14 +13,16 @@ from tiny_lm.course.figures.diagrams import arrow, blank, box
 from tiny_lm.course.figures.style import (
     COLORS,
     FAINT,
+    GREY,
     INK,
+    MIDDLE,
     Drawing,
     finish,
     new_figure,
 )
 from tiny_lm.replay.timeline import KERNEL, Timeline
 
-COMM, GREY = COLORS["comm"], COLORS["baseline"]
+COMM = COLORS["comm"]
 SHADES = ("#EAD0DE", COMM, "#A35A80", "#6B3350")  # of one colour, by sender
 WORK = {"F": FAINT, "B": COLORS["moe"], "W": COLORS["mla"]}
 PS_PER_UNIT = 10**12
@@ -147,7 +149,7 @@ def hops_in_time(network: float, nvlink: Mapping[str, float], unit: str) -> Draw
     return finish(figure)
 
 
-_MIDDLE = {"ha": "center", "va": "center", "fontsize": 8.5}
+_MIDDLE = MIDDLE | {"fontsize": 8.5}
 
 
 def orders(timelines: Mapping[str, Timeline]) -> Drawing:

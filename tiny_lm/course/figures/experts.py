@@ -10,9 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from tiny_lm.course.figures.diagrams import arrow, blank, box
-from tiny_lm.course.figures.style import COLORS, FAINT, INK, Drawing, finish, new_figure
+from tiny_lm.course.figures.style import (
+    COLORS,
+    FAINT,
+    GREY,
+    INK,
+    Drawing,
+    finish,
+    new_figure,
+)
 
-BLUE, GREY = COLORS["moe"], COLORS["baseline"]
+BLUE = COLORS["moe"]
 PALE = "#8EC1E0"  # next to blue: another expert
 
 

@@ -7,19 +7,17 @@ Source: course
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from matplotlib.patches import FancyBboxPatch
-
+from tiny_lm.course.figures.diagrams import arrow, box
 from tiny_lm.course.figures.style import (
-    COLORS,
     FAINT,
+    GREEN,
+    GREY,
     INK,
+    MIDDLE,
     Drawing,
     finish,
     new_figure,
 )
-
-GREEN, GREY = COLORS["mla"], COLORS["baseline"]
-MIDDLE = {"ha": "center", "va": "center"}
 
 
 def cloud(points: Sequence[tuple[float, float]], along: tuple[float, float]) -> Drawing:
@@ -95,12 +93,12 @@ def projections(widths: Mapping[str, int]) -> Drawing:
         widths: by "state", "latent", "rotary key", "keys" and "values".
     """
     figure, ax = new_figure(3.5)
-    boxes = {  # centre, width, height, colour
-        "state": ((1.1, 1.5), 1.5, 0.5, FAINT),
-        "latent": ((4.3, 2.1), 1.7, 0.5, GREEN),
-        "rotary key": ((4.3, 0.6), 1.7, 0.5, GREEN),
-        "keys": ((8.2, 2.7), 2.3, 0.5, FAINT),
-        "values": ((8.2, 1.5), 2.3, 0.5, FAINT),
+    boxes = {  # centre, width, colour
+        "state": ((1.1, 1.5), 1.5, FAINT),
+        "latent": ((4.3, 2.1), 1.7, GREEN),
+        "rotary key": ((4.3, 0.6), 1.7, GREEN),
+        "keys": ((8.2, 2.7), 2.3, FAINT),
+        "values": ((8.2, 1.5), 2.3, FAINT),
     }
     arrows = (
         ("state", "latent", "down"),
@@ -111,20 +109,15 @@ def projections(widths: Mapping[str, int]) -> Drawing:
     for start, end, word in arrows:
         (x0, y0), w0 = boxes[start][:2]
         (x1, y1), w1 = boxes[end][:2]
-        ends = {"xy": (x1 - w1 / 2, y1), "xytext": (x0 + w0 / 2, y0)}
-        ax.annotate("", **ends, arrowprops={"arrowstyle": "-|>", "color": GREY})
+        arrow(ax, (x0 + w0 / 2, y0), (x1 - w1 / 2, y1), GREY)
         side = 0.2 if y1 > y0 else -0.24
         middle = ((x0 + w0 / 2 + x1 - w1 / 2) / 2 - 0.1, (y0 + y1) / 2 + side)
         ax.text(*middle, word, ha="right", va="center", fontsize=9.5, color=INK)
-    for name, ((x, y), width, height, color) in boxes.items():
-        corner = (x - width / 2, y - height / 2)
-        shape = "round,pad=0,rounding_size=0.1"
-        ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle=shape, color=color))
-        ink = INK if color == FAINT else "white"
-        ax.text(x, y, f"{name}, {widths[name]:,}", color=ink, fontsize=9.5, **MIDDLE)
+    for name, ((x, y), width, color) in boxes.items():
+        words = f"{name}, {widths[name]:,}"
+        box(ax, (x - width / 2, y - 0.25), (width, 0.5), words, color)
     ax.text(8.2, 0.6, "every head's query\nsees this one too", fontsize=9.5, **MIDDLE)
-    ends = {"xy": (7.0, 0.6), "xytext": (5.15, 0.6)}
-    ax.annotate("", **ends, arrowprops={"arrowstyle": "-|>", "color": GREY})
+    arrow(ax, (5.15, 0.6), (7.0, 0.6), GREY)
     ax.set(xlim=(0.2, 9.5), ylim=(0.1, 3.2))
     ax.set_axis_off()
     return finish(figure, narrow=False)

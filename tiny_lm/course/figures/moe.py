@@ -19,6 +19,7 @@ from tiny_lm.course.figures.style import (
     COLORS,
     FAINT,
     INK,
+    MIDDLE,
     Drawing,
     color_key,
     finish,
@@ -50,8 +51,8 @@ def routing_grid(
             on = column in chosen
             color = COLORS["moe"] if on else "white"
             ax.barh(row, 0.9, 0.8, left=column - 0.45, color=color, ec=FAINT)
-            shown = {"color": "white" if on else INK, "ha": "center", "va": "center"}
-            ax.text(column, row, f"{score:.1f}", **shown)
+            ink = "white" if on else INK
+            ax.text(column, row, f"{score:.1f}", color=ink, **MIDDLE)
     ax.set_xticks(range(len(scores[0])), [f"expert {e}" for e in range(len(scores[0]))])
     ax.set_yticks(range(len(tokens)), tokens, fontfamily="DejaVu Sans Mono")
     ax.xaxis.tick_top()

@@ -36,7 +36,9 @@ NAMES = {
     "comm": "communication",
     "baseline": "baseline",
 }
+GREEN, GREY = COLORS["mla"], COLORS["baseline"]
 INK, FAINT = "#222222", "#D0D0D0"
+MIDDLE = {"ha": "center", "va": "center"}  # where words stand at their point
 WIDTH = 7.2  # inches: the page's text width, where 11 points are the text's own size
 NARROW = 4.4  # a phone's, in letters that are as easy to read
 STYLE = {

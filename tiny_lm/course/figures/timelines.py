@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from tiny_lm.course.figures.style import COLORS, FAINT, INK, Drawing, finish, new_figure
+from tiny_lm.course.figures.style import (
+    COLORS,
+    FAINT,
+    INK,
+    MIDDLE,
+    Drawing,
+    finish,
+    new_figure,
+)
 from tiny_lm.replay.timeline import COMM, KERNEL, WAIT, Span, Timeline
 from tiny_lm.replay.trace import FIRST
 
@@ -108,8 +116,7 @@ def _label(
     """The text where it fits into this share of the width, else its first word."""
     for candidate in (text, text.partition(" ")[0]):
         if len(candidate) <= CHARACTERS * room:
-            middle = {"ha": "center", "va": "center"}
-            ax.text(*at, candidate, color=color, fontsize=8, **middle)
+            ax.text(*at, candidate, color=color, fontsize=8, **MIDDLE)
             return
 
 
