@@ -6,15 +6,15 @@ Source: attention; gqa
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tiny_lm import passes
 from tiny_lm.cache import Cache
 from tiny_lm.config import MHAConfig
 from tiny_lm.kernels import Work, fused, num_bytes, precision
-from tiny_lm.layers import PLAIN, FullPrecision, Linear, Products, rotary_table, rotate
-from tiny_lm.rope import Place, place
+from tiny_lm.layers import PLAIN, Linear, Products, Rotary, rotate
+from tiny_lm.rope import Place
 
 
 def attention_work(
@@ -70,7 +70,7 @@ def attend(
     return (scores.softmax(dim=-1) @ v).reshape(*q.shape[:-1], v.shape[-1])
 
 
-class MultiHeadAttention(FullPrecision):
+class MultiHeadAttention(Rotary):
     """Every head has its own query; `num_kv_heads` keys and values are shared by them.
 
     Source: attention; gqa
@@ -90,9 +90,7 @@ class MultiHeadAttention(FullPrecision):
         self.q = Linear(d_model, d_q, products.linear, bias=c.qkv_bias)
         self.kv = Linear(d_model, 2 * d_kv, products.linear, bias=c.qkv_bias)
         self.out = Linear(d_q, d_model, products.linear)
-        cos, sin = rotary_table(c.d_head, max_len, c.rope_theta)
-        self.register_buffer("cos", cos.float(), persistent=False)
-        self.register_buffer("sin", sin.float(), persistent=False)
+        self.keep_angles(c.d_head, max_len, c.rope_theta)
 
     def new_cache(self, batch_size: int, max_len: int) -> Cache:
         """An empty cache: keys and values of every key-value head."""
@@ -125,13 +123,3 @@ class MultiHeadAttention(FullPrecision):
             rotate(q, *place.per_head), k, v, c.d_head**-0.5, hidden=place.hidden
         )
         return self.out(rearrange(y, "B H T d -> B T (H d)"))
-
-    def place(
-        self,
-        start: int,
-        num: int,
-        positions: Int[Tensor, "B T"] | None = None,
-        hidden: Bool[Tensor, "B S"] | None = None,
-    ) -> Place:
-        """Where `num` tokens from `start` stand, or tokens at given positions."""
-        return place(self.cos, self.sin, start, num, positions, hidden)

@@ -13,14 +13,14 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tiny_lm import passes
 from tiny_lm.kernels import Work, fused, num_bytes, precision
 from tiny_lm.matmul import ROW_MULTIPLE, grouped_linear, library, linear
 from tiny_lm.parts import YarnConfig
-from tiny_lm.rope import frequencies
+from tiny_lm.rope import Place, frequencies, place
 
 
 @runtime_checkable
@@ -171,6 +171,28 @@ def rotary_table(
         raise ValueError(f"d_rope must be even, got {d_rope}")
     angles = torch.outer(torch.arange(max_len), frequencies(d_rope, theta, yarn))
     return angles.cos(), angles.sin()
+
+
+class Rotary(FullPrecision):
+    """What has a table of angles, and turns vectors by their positions."""
+
+    def keep_angles(
+        self, d_rope: int, max_len: int, theta: float, yarn: YarnConfig | None = None
+    ) -> None:
+        """Make the table, of positions up to `max_len`."""
+        cos, sin = rotary_table(d_rope, max_len, theta, yarn)
+        self.register_buffer("cos", cos.float(), persistent=False)
+        self.register_buffer("sin", sin.float(), persistent=False)
+
+    def place(
+        self,
+        start: int,
+        num: int,
+        positions: Int[Tensor, "B T"] | None = None,
+        hidden: Bool[Tensor, "B S"] | None = None,
+    ) -> Place:
+        """Where `num` tokens from `start` stand, or tokens at given positions."""
+        return place(self.cos, self.sin, start, num, positions, hidden)
 
 
 def rotate(

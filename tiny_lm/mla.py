@@ -16,22 +16,14 @@ the expanded keys and values never exist, which is what makes the small cache pa
 
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tiny_lm.attention import attend
 from tiny_lm.cache import Cache, QuantizedCache
 from tiny_lm.config import MLAConfig
-from tiny_lm.layers import (
-    PLAIN,
-    FullPrecision,
-    Linear,
-    Products,
-    RMSNorm,
-    rotary_table,
-    rotate,
-)
-from tiny_lm.rope import Place, in_force, place, score_boost
+from tiny_lm.layers import PLAIN, Linear, Products, RMSNorm, Rotary, rotate
+from tiny_lm.rope import Place, in_force, score_boost
 
 
 def absorbing_pays(config: MLAConfig, num_queries: int, num_keys: int) -> bool:
@@ -49,7 +41,7 @@ def absorbing_pays(config: MLAConfig, num_queries: int, num_keys: int) -> bool:
     return absorbed < expanded
 
 
-class LatentAttention(FullPrecision):
+class LatentAttention(Rotary):
     """MLA with the shared rotary key.
 
     Without a cache it computes the expanded form; with one, whichever takes fewer
@@ -85,9 +77,7 @@ class LatentAttention(FullPrecision):
         d_up = c.num_heads * (c.d_nope + c.d_value)
         self.kv_up = Linear(c.d_latent_kv, d_up, linear)  # per head: W^UK rows, W^UV
         self.out = Linear(c.num_heads * c.d_value, d_model, linear)  # W^O
-        cos, sin = rotary_table(c.d_rope, max_len, c.rope_theta, yarn)
-        self.register_buffer("cos", cos.float(), persistent=False)
-        self.register_buffer("sin", sin.float(), persistent=False)
+        self.keep_angles(c.d_rope, max_len, c.rope_theta, yarn)
 
     def new_cache(self, batch_size: int, max_len: int) -> Cache:
         """An empty cache: the normalised latent and the rotated key, side by side."""
@@ -135,16 +125,6 @@ class LatentAttention(FullPrecision):
             return self.absorbed(q_nope, q_rope, memory, hidden)
         latent, k_rope = memory.split([c.d_latent_kv, c.d_rope], dim=-1)
         return self.expanded(q_nope, q_rope, latent, k_rope, hidden)
-
-    def place(
-        self,
-        start: int,
-        num: int,
-        positions: Int[Tensor, "B T"] | None = None,
-        hidden: Bool[Tensor, "B S"] | None = None,
-    ) -> Place:
-        """Where `num` tokens from `start` stand, or tokens at given positions."""
-        return place(self.cos, self.sin, start, num, positions, hidden)
 
     def queries(
         self, x: Float[Tensor, "B T D"], place: Place
