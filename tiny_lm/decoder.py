@@ -127,7 +127,7 @@ def _feed_forward(block: Block) -> Step:
     return _Mixture(block.ffn, block.ffn_norm)
 
 
-def _mix(
+def mix(
     q: Float[Tensor, "rows H qk"],
     k: Float[Tensor, "rows S qk"],
     v: Float[Tensor, "rows S v"],
@@ -195,7 +195,7 @@ class _Latent:
         q = torch.cat([q_latent, turned[:, :-1]], dim=-1)
         new = torch.cat([self.kv_norm(latent), turned[:, -1]], dim=-1)
         (memory,) = self.cache.append(new.unsqueeze(1))
-        y = _mix(q, memory, memory[..., : self.d_latent], penalty)
+        y = mix(q, memory, memory[..., : self.d_latent], penalty)
         return torch.addmm(x, y.flatten(1), self.out)
 
 
@@ -219,7 +219,7 @@ class _Heads:
         q, k = _turned(qkv[:, :num_turned], turn).split(self.heads[:2], dim=1)
         k, v = self.cache.append(k.unsqueeze(2), qkv[:, num_turned:].unsqueeze(2))
         k, v = k.flatten(0, 1), v.flatten(0, 1)  # views: B and G are neighbours
-        y = _mix(q.reshape(len(k), -1, self.d_head), k, v, penalty)
+        y = mix(q.reshape(len(k), -1, self.d_head), k, v, penalty)
         return torch.addmm(x, y.reshape(len(x), -1), self.out)
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from tiny_lm import costs
 from tiny_lm.attention import attend
 from tiny_lm.cache import Context
-from tiny_lm.config import MHAConfig, ModelConfig, tiny
+from tiny_lm.config import ModelConfig, tiny
+from tiny_lm.course.bench.cores import cores, plain_heads
 from tiny_lm.course.bench.experts import EXPERTS_IMPLEMENTATIONS
 from tiny_lm.course.bench.oracle import transformers_twin
 from tiny_lm.course.bench.turns import ROUNDS, Result, Step, in_turns
@@ -140,32 +141,34 @@ def against_transformers(
         Result("a large copy", rate / 1e9, "GB/s", limit=f"on {this_processor()}")
     )
     for batch_size in batches:
+        ratios = []
         for context in contexts:
             tokens = prompts(batch_size, context)
             ours, memory = our_writing(model, tokens)
-            seconds = _seconds_per_token(ours, twins, tokens, rounds)
+            theirs_s, ours_s = _seconds_per_token(ours, twins, tokens, rounds)
+            ratios.append(theirs_s / ours_s)
             limit = bytes_read(model, memory) / rate
-            results += _lines(batch_size, context, *seconds, limit)
+            results += _lines(batch_size, context, ours_s, theirs_s, limit)
+        results.append(_growth(batch_size, contexts, ratios))
     return results
 
 
 def _seconds_per_token(
     ours: Step, twins: dict[str, Any], tokens: Tensor, rounds: int
 ) -> tuple[float, float]:
-    """Ours, and the faster of theirs."""
+    """The faster of theirs, and ours."""
     theirs = {name: their_writing(twin, tokens) for name, twin in twins.items()}
     seconds = in_turns({"ours": ours, **theirs}, rounds)
     best = min(seconds[name] for name in theirs)
-    return seconds["ours"] / STEPS, best / STEPS
+    return best / STEPS, seconds["ours"] / STEPS
 
 
 def _lines(
     batch_size: int, context: int, ours: float, theirs: float, limit: float
 ) -> list[Result]:
     where = f"{batch_size} x {context:,}"
-    memory = f"{1000 * limit:.2f} ms to read its bytes, {ours / limit:.1f} times that"
     return [
-        Result(f"a token of {where}", 1000 * ours, "ms", limit=memory),
+        Result(f"a token of {where}", 1000 * ours, "ms", limit=_bound(ours, limit)),
         Result(
             "  transformers / ours",
             theirs / ours,
@@ -176,15 +179,25 @@ def _lines(
     ]
 
 
+def _bound(seconds: float, limit: float) -> str:
+    """How near a step comes to the time in which its bytes can be read."""
+    return f"{1000 * limit:.2f} ms to read its bytes, {seconds / limit:.1f} times that"
+
+
+def _growth(batch_size: int, contexts: tuple[int, ...], ratios: list[float]) -> Result:
+    """Whether the lead over `transformers` grows from the shortest context on."""
+    name = f"  {batch_size} x {contexts[-1]:,} over {batch_size} x {contexts[0]:,}"
+    growth = ratios[-1] / ratios[0]
+    return Result(name, growth, "x", "> 1", "growth of transformers / ours")
+
+
 def against_multi_head(context: int = 4096, rounds: int = ROUNDS) -> list[Result]:
     """MLA and multi-head attention of the same shape: time, and bytes of cache."""
-    a = tiny().attention
-    heads = MHAConfig(num_heads=a.num_heads, num_kv_heads=a.num_heads, d_head=a.d_nope)
     models = {
         "mla": LanguageModel(plain_tiny()).eval(),
-        "mha": LanguageModel(plain_tiny(attention=heads)).eval(),
+        "mha": LanguageModel(plain_tiny(attention=plain_heads())).eval(),
     }
-    results = []
+    rate, results = copy_bytes_per_s(), []
     for batch_size in BATCHES:
         tokens = prompts(batch_size, context)
         made = {name: our_writing(model, tokens) for name, model in models.items()}
@@ -193,11 +206,29 @@ def against_multi_head(context: int = 4096, rounds: int = ROUNDS) -> list[Result
             per_token = costs.kv_bytes_per_token(models[name].config, 4)
             formula = per_token * batch_size * (context + STEPS)
             agrees = "as the formula" if memory.num_bytes == formula else "WRONG"
-            text = f"{1000 * seconds[name] / STEPS:.2f} ms a token; {agrees}"
-            name = f"cache of {name}, {batch_size} x {context:,}"
-            results.append(Result(name, memory.num_bytes / 1e6, "MB", limit=text))
-        ratio = seconds["mha"] / seconds["mla"]
-        results.append(Result("  time of mha / mla", ratio, "x"))
+            token_s = seconds[name] / STEPS
+            bound = _bound(token_s, bytes_read(models[name], memory) / rate)
+            text = f"{agrees}; {1000 * token_s:.2f} ms a token; {bound}"
+            label = f"cache of {name}, {batch_size} x {context:,}"
+            results.append(Result(label, memory.num_bytes / 1e6, "MB", limit=text))
+        results.append(
+            Result("  time of mha / mla", seconds["mha"] / seconds["mla"], "x")
+        )
+        results += _attention_alone(context, batch_size, rounds)
+    return results
+
+
+def _attention_alone(context: int, batch_size: int, rounds: int) -> list[Result]:
+    """Why: attention over both caches, with nothing around it."""
+    found, results = cores(context, batch_size, rounds), []
+    for core in found.values():
+        text = (
+            f"{core.flops / 1e6:.0f} MFLOP at {core.flops_per_s / 1e9:.0f} GFLOP/s, "
+            f"{core.cache_bytes / 1e6:.0f} MB at {core.bytes_per_s / 1e9:.0f} GB/s"
+        )
+        alone = f"  attention alone, {core.name}"
+        name = "  latents added up" if core.name == "sum" else alone
+        results.append(Result(name, 1000 * core.seconds, "ms", limit=text))
     return results
 
 
