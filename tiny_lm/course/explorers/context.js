@@ -103,7 +103,7 @@ function showSizes(picture, fixed, choice, costs) {
   const room = fixed.card_bytes - choice.weights_gb * fixed.gb;
   const words = (cost) => `${size(cost.cache)}, ${people(cost.users)}`;
   picture.show(
-    `Cache of one user, and how many fit into the ${size(room)} beside the weights: |`,
+    `Cache of one user, and how many users fit; | marks the ${size(room)} beside the weights`,
     `Cache of one user at ${tokens(choice.context)} tokens, and how many users fit into ` +
       `${size(room)}: ${costs.map((cost) => `${cost.name} ${words(cost)}`).join("; ")}.`,
     ...rows.frame(size),
@@ -130,7 +130,8 @@ function showTimes(picture, fixed, choice, costs) {
   const words = (cost) =>
     choice.batch > cost.users ? "no room" : `${time(cost.step)}, ${cost.limit}`;
   picture.show(
-    `A step: ● reading caches, ■ multiplying, the longer counts; | weights, ${time(weights)}`,
+    "A step: ● reading caches, ■ multiplying, the longer counts; " +
+      `| marks ${time(weights)} for weights`,
     `A step that writes a token for each of ${people(choice.batch)}, and what its caches ` +
       `wait for: ${costs.map((cost) => `${cost.name} ${words(cost)}`).join("; ")}. ` +
       `Weights take ${time(weights)} of it.`,
