@@ -20,7 +20,7 @@ book:      ## build the site; the chapters train the full model (minutes)
 test: book ## the book, then every test, the solved labs and the style rules
 	$(SETUP) test
 	@echo "Testing: every module, every lab, every page"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lab:       ## JupyterLab on the labs
 	$(SETUP) lab

@@ -9,6 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE_CHECKS = ROOT / "tests" / "shape_checks"
 
+# Tests compute little at a time. A second thread would only wait for its turn, burning
+# the other core meanwhile: beside other work, twenty times what one thread takes.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # In this process the hook is installed by this import; processes started from here
 # (emulated ranks, `python -m tiny_lm`, notebook kernels) find it through PYTHONPATH.
 os.environ["PYTHONPATH"] = os.pathsep.join(
