@@ -7,6 +7,7 @@ Python would stumble over before it could say that it is too old.
 What is up to date is left alone, in silence.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "setup.log"
+LOCK = ROOT / "_build" / "setup.lock"
 OLDEST = (3, 11)
 NAMES = ("python3.13", "python3.12", "python3.11", "python3.14")
 PINS = ("pyproject.toml", "constraints.txt")
@@ -225,14 +227,31 @@ def install_browser_files():
     stamp.write_text(key, encoding="utf-8")
 
 
+@contextlib.contextmanager
+def alone():
+    """One setup at a time in a folder; a second waits, and finds the work done."""
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("a") as held:  # released with this process, however that ends
+        with contextlib.suppress(ImportError):  # Windows has no such locks
+            import fcntl
+
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("Another make is setting up .venv: waiting for it")
+                fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
 def main(extra):
     require_python()
     if extra not in CONTAINED_IN:
         fail(f"unknown extra {extra!r}.", "There are: book, lab, test, dev.")
-    make_venv()
-    install(extra)
-    if extra:
-        install_browser_files()
+    with alone():
+        make_venv()
+        install(extra)
+        if extra:
+            install_browser_files()
 
 
 if __name__ == "__main__":

@@ -91,6 +91,22 @@ def test_an_environment_of_another_folder_is_not_used(monkeypatch, tmp_path):
     assert not _setup.usable()
 
 
+def test_a_second_setup_waits_for_the_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(_setup, "LOCK", tmp_path / "_build" / "setup.lock")
+    second = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import _setup, pathlib\n"
+        f"_setup.LOCK = pathlib.Path({str(_setup.LOCK)!r})\n"
+        "with _setup.alone(): print('mine')"
+    )
+    with _setup.alone():
+        other = subprocess.Popen(
+            [sys.executable, "-c", second], stdout=subprocess.PIPE, text=True
+        )
+        assert other.stdout.readline().startswith("Another make is setting up")
+        assert other.poll() is None
+    assert other.communicate(timeout=60)[0] == "mine\n"
+
+
 def test_make_lists_its_targets():
     ran = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True)
     targets = [line.split()[1] for line in ran.stdout.splitlines()]
