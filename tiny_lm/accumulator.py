@@ -1,6 +1,6 @@
 """How a tensor core adds: products lined up on the largest, and their low bits cut off.
 
-Chapter: 04_fp8
+Chapter: 04_fp8/adding_up
 Source: deepseek_v3, section 3.3.2; tensor_core_models
 
 A product of two FP8 numbers is exact. Its sum with thousands of others is not, on

@@ -1,6 +1,6 @@
 """Floating-point numbers of eight and of four bits, and rounding to them.
 
-Chapter: 04_fp8
+Chapter: 04_fp8/eight_bits
 Source: deepseek_v3, section 3.3; fp8_formats; ocp_mx
 
 Such a number has a sign, a few bits of exponent and even fewer of fraction. E4M3 spends

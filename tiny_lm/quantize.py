@@ -1,6 +1,6 @@
 """Tensors in few bits: codes, and one scale for each region of them.
 
-Chapter: 04_fp8
+Chapter: 04_fp8/scaling
 Source: deepseek_v3, section 3.3; fp8_formats
 
 A tensor whose values lie outside the range of a format is scaled into it: divide by

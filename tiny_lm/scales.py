@@ -1,6 +1,6 @@
 """Scales: by what number the values of a region are divided before they are rounded.
 
-Chapter: 04_fp8
+Chapter: 04_fp8/scaling
 Source: deepseek_v3, section 3.3; ocp_mx; mxfp8_recipes; nvfp4_training
 
 A rule goes from the largest magnitude of each region, its *amax*, to the scale of the

@@ -23,6 +23,7 @@ from tiny_lm.course.experiments import (
     fp8_results,
     plan,
     readers,
+    tensors,
 )
 from tiny_lm.course.experiments.corpus import (
     DISTRIBUTIONS,
@@ -56,7 +57,7 @@ from tiny_lm.files import prepare, read_json
 from tiny_lm.model import LanguageModel
 from tiny_lm.runs import load_weights
 
-READERS = "moe_readers"
+READERS, TENSORS = "moe_readers", "fp8_tensors"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Session:
             self._record_moe(names)
         if names & set(MLA_NAMES):
             self._record_mla(names)
+        if TENSORS in names:
+            self._record_tensors()
         for name in sorted(names & self.fp8.keys(), key=list(self.fp8).index):
             self._record_fp8(self.fp8[name])
 
@@ -96,6 +99,30 @@ class Session:
             self.pool.train(runs)
         if any(store.has_record(run) for run in runs):
             self._write(fp8_results.result(experiment, store))
+
+    def _record_tensors(self) -> None:
+        """What quantising loses of the checkpoint that the branches start from."""
+        store, run = self.pool.store, self.fp8["fp8_pairs"].runs[0]
+        self.pool.train([run])
+        model = LanguageModel(run.config)
+        model.load_state_dict(load_weights(store.weights_path(run)))
+        batches = data.Batches(
+            self.pool.parts[1], tensors.SEQUENCES, run.training.seq_len
+        )
+        products = tensors.observe(model, batches.at(0))
+        question = "What does quantising lose of a trained model's tensors?"
+        alone = Experiment(name=TENSORS, question=question, runs=(run,))
+        self._write(
+            assemble(alone, store)
+            | {
+                "products": [product.name for product in products],
+                "losses": tensors.measure(products, tensors.WAYS),
+                "sum_errors": {
+                    "no promotion": tensors.sum_errors(products, None),
+                    "every 128": tensors.sum_errors(products, 128),
+                },
+            }
+        )
 
     def _record_moe(self, names: set[str]) -> None:
         sweep = plan.learning_rates(self.scale)

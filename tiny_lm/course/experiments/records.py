@@ -35,6 +35,7 @@ MOE_NAMES = (
 )
 FP8_NAMES = (
     "fp8_pairs",
+    "fp8_tensors",
     "fp8_branches",
     "fp8_branches_cpu",
     "fp8_pairs_wide",
@@ -48,6 +49,8 @@ MLA_NAMES = (
     "mla_rank",
 )
 NAMES = MOE_NAMES + MLA_NAMES + FP8_NAMES
+# Settings of attention that came after the first exact runs, which went without them.
+LATER = ("cache_tile", "yarn")
 # Written by `tiny_lm.course.bench.hardware` on a GPU.
 MEASURED = ("hardware_bits",)
 
@@ -123,6 +126,9 @@ class Store:
         del config["name"]
         decides = [config, asdict(run.training), self.text.sha256, self.precision]
         if run.exact:  # else as it always was, so that old records are found
+            for name in LATER:
+                if config["attention"].get(name, 0) is None:
+                    del config["attention"][name]
             start = self._key(run.start) if run.start else None
             decides[3:] = ["exact", run.moved, start, run.validation_tokens]
         text = json.dumps(decides, sort_keys=True, allow_nan=False)
