@@ -36,15 +36,6 @@ train_loss final_val_loss load max_violation seconds
 """.split()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Toy steps are too small to share, and on a busy machine threads wait long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def _sources(word: str = "word") -> Sources:
     """Forty made-up Python files; some fall to validation."""
     texts = (f"def {word}_{n}():\n    return {n}  # {word}\n" * 9 for n in range(40))

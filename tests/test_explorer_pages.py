@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import test_site
-import torch
 from context_pages import STANDS as CONTEXTS
 from context_pages import go_to as choose
 from context_pages import heads_limit_groups, menus_choose_a_shape, same_costs
@@ -44,15 +43,6 @@ each_explorer = pytest.mark.parametrize(
 )
 
 browser = test_site.browser  # a fixture
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors, many of them: threads that wait for a core cost tenfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -48,15 +48,6 @@ def session(folder: Path, **changes) -> command.Session:
     return command.Session(plan.SHORT, sources, pool, folder, of_tiny, mla)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Toy steps are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory) -> Iterator[Path]:
     """Pairs and branches of `tiny`, at toy length and with two rungs."""
