@@ -118,6 +118,17 @@ def test_attention_alone_counts_what_the_closed_forms_do():
         assert core.bytes_per_s == core.cache_bytes / core.seconds > 0
 
 
+def test_attention_alone_runs_on_one_thread_and_leaves_the_others(monkeypatch):
+    seen = []
+    monkeypatch.setattr(bench_cores, "mix", lambda *_: seen.append(threads()))
+    before, threads = torch.get_num_threads(), torch.get_num_threads
+    torch.set_num_threads(2)
+    cores(8, 1, rounds=1)
+    after = threads()
+    torch.set_num_threads(before)
+    assert set(seen) == {1} and after == 2
+
+
 @pytest.mark.parametrize(("name", "rows"), [("mla", 3), ("mha", 3 * 4)])
 def test_attention_alone_reads_every_layers_cache_once(monkeypatch, name, rows):
     shapes = []

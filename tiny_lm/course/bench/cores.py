@@ -7,8 +7,12 @@ On a large GPU reading a cache is what decoding waits for, and so a smaller cach
 faster one. Here both sides are timed without anything around them: `tiny`'s latent
 attention, and plain attention with as many heads, at the same context. Every layer has
 a cache of its own, as in a model. The control reads the latents and only adds them up.
+
+All is timed on one core by the time that it worked: short work and long are compared,
+and other programs disturb the long one more often.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,8 +66,11 @@ def cores(
         "sum": numbers["sum"],
     }
     ways = _latent(context, batch_size) | {"mha": _heads(context, batch_size)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.inference_mode():
-        seconds = in_turns(ways, rounds)
+        seconds = in_turns(ways, rounds, clock=time.thread_time)
+    torch.set_num_threads(threads)
     keys = tiny().num_layers * batch_size * context
     return {
         name: Core(
