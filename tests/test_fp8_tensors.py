@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tiny_lm.config import tiny
-from tiny_lm.course.experiments import read, tensors
+from tiny_lm.course.experiments import fp8_plan, read, tensors
+from tiny_lm.course.experiments.records import Store, Text
 from tiny_lm.formats import E2M1, E4M3
 from tiny_lm.model import LanguageModel, multiplied_in_fp8
 from tiny_lm.quantize import Quantizer
@@ -73,6 +74,12 @@ def test_watching_changes_no_gradient(model, seen):
     one = next(product for product in seen if product.weights.dim() == 2)
     wanted = dict(model.named_parameters())[one.name].grad
     torch.testing.assert_close(one.gradients.T @ one.activations, wanted)
+
+
+def test_the_checkpoint_is_found_under_the_name_it_was_recorded_with(tmp_path):
+    run = fp8_plan.experiments()["fp8_pairs"].runs[0]
+    store = Store(tmp_path, Text(**read("fp8_tensors")["corpus"]), "any precision")
+    assert store.path(run).name == "fp8_tiny-0-e472f0d55555.json"
 
 
 def test_the_record_says_where_grouping_matters_and_where_not():
