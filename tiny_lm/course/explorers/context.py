@@ -11,7 +11,8 @@ leaves out launches, queries on their way, and everything on other cards.
 
 The reader says how much of the card weights take. They count as BF16, all of them used
 by every user's token: two FLOPs for two bytes. Caches of one byte a number are brought
-to BF16 before they are multiplied, so arithmetic runs at the rate of BF16 throughout.
+to BF16 before they are multiplied, so arithmetic runs at the rate of BF16 throughout;
+scales beside such numbers are left out.
 
 `context_model.js` repeats this. Contexts and users are powers of two, so products of
 whole numbers are exact in a browser too, and every quotient is the same.
