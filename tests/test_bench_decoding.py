@@ -95,6 +95,7 @@ def test_caches_of_both_are_as_the_formula_says(monkeypatch):
     assert ratio.value > 0
     names = ["  attention alone, mla", "  attention alone, mha", "  latents added up"]
     assert [r.name for r in alone] == names
+    assert all(r.limit.endswith("GB/s, one core") for r in alone)
 
 
 def test_a_cache_that_is_not_as_the_formula_is_called_wrong(monkeypatch):
