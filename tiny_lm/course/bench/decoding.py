@@ -224,7 +224,8 @@ def _attention_alone(context: int, batch_size: int, rounds: int) -> list[Result]
     for core in found.values():
         text = (
             f"{core.flops / 1e6:.0f} MFLOP at {core.flops_per_s / 1e9:.0f} GFLOP/s, "
-            f"{core.cache_bytes / 1e6:.0f} MB at {core.bytes_per_s / 1e9:.0f} GB/s, one core"
+            f"{core.cache_bytes / 1e6:.0f} MB at {core.bytes_per_s / 1e9:.0f} GB/s, "
+            "one core"
         )
         alone = f"  attention alone, {core.name}"
         name = "  latents added up" if core.name == "sum" else alone
