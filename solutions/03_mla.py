@@ -28,22 +28,30 @@
 
 # %%
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from einops import rearrange
-from jaxtyping import Bool, Float
-from torch import Tensor
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
-from tiny_lm import config, data, model
+from tiny_lm import config, data, mla, model
 from tiny_lm.config import MHAConfig, MLAConfig
 from tiny_lm.course.checks import hint, show_solution  # noqa: F401
 from tiny_lm.course.checks import mla as check
 from tiny_lm.course.figures import attention as sharing
+from tiny_lm.course.figures import decoding as orders
 from tiny_lm.course.figures import latent_lab as pictures
+from tiny_lm.course.figures import rotary_key as rotary_pictures
 from tiny_lm.course.figures.tables import table
 from tiny_lm.course.labs import pieces
+from tiny_lm.course.labs.steps import training_steps
+from tiny_lm.layers import rotary_table, rotate
+from tiny_lm.parallel import decode_tape
 
 torch.set_num_threads(1)  # matrices as small as ours gain nothing from a second
 
@@ -462,7 +470,560 @@ table(rows, {"": "", "bytes a token": ",d"}, caption="Four layers, 32-bit number
 # The next tasks settle both.
 
 # %% [markdown]
+# ## Position travels apart
+#
+# Keys made from a latent say *what* was said and not *where*.
+# tiny_lm's models tell places by turning: `rotate(x, cos, sin)` takes the numbers of a query or a key in pairs of neighbours, (0, 1), (2, 3) and so on, and turns each pair by an angle that grows with the position.
+# The tables `cos` and `sin` have a row for each position and a column for each pair; every pair has a speed of its own.
+#
+# > **Predict.** A query stands at position 5 and a key at position 3. Both move on by 100 positions. Does their product change? And if only the query moves on, by 1?
+
+# %%
+cos, sin = (table.float() for table in rotary_table(d_rope=8, max_len=512))
+query, key = torch.randn(2, 8, generator=generator)
+for at, other in ((5, 3), (105, 103), (6, 3)):
+    turned = rotate(query, cos[at], sin[at]) @ rotate(key, cos[other], sin[other])
+    print(f"query at {at:3}, key at {other:3}: {turned:.4f}")
+
+# %% [markdown]
+# The product depends on the distance alone.
+# What the two positions have in common turns both alike and cancels.
+#
+# But a rotation between a query and a latent would forbid the shortcut of task 3.8: the latent of a place would have to be met by another query for every distance.
+# (The chapter [Latent attention](../chapters/03_mla/latent_attention.md) shows it with four numbers.)
+# So the content part is never turned, and position gets a narrow key of its own.
+# A query has a rotary part for each head; the rotary key is *one for all heads*.
+
+# %%
+rotary_pictures.two_parts(num_heads=3).captioned(
+    "A score compares content with content, head by head, and each head's rotary query "
+    "with the one rotary key.",
+    alt="On the left three rows, a head each: a grey box for the content query and a "
+    "small green one for the rotary query. On the right three grey boxes for the "
+    "content keys and beside them one tall green box, the rotary key, to which the "
+    "green queries of all heads lead.",
+)
+
+# %% [markdown]
+# ## Task 3.6
+#
+# Return the scores of the newest T positions with all S, for every head.
+# A score is the product of the content parts plus that of the rotary parts, and the sum is divided once: by the square root of the width of both parts together.
+#
+# The parts come as their matrices made them, so you turn the rotary ones, each by its own position, with tiny_lm's `rotate`.
+# The keys stand at positions 0 to S − 1.
+# The queries are the newest T of them: where a prefix of S − T tokens is there already, the first query stands at S − T.
+# `cos` and `sin` begin at position 0 and may reach further than the text.
+# No mask and no softmax yet.
+
+
+# %%
+def decoupled_scores(
+    q_nope: Float[Tensor, "B H T nope"],
+    q_rope: Float[Tensor, "B H T rope"],
+    k_nope: Float[Tensor, "B H S nope"],
+    k_rope: Float[Tensor, "B S rope"],
+    cos: Float[Tensor, "places half"],
+    sin: Float[Tensor, "places half"],
+) -> Float[Tensor, "B H T S"]:
+    """What the newest T of S positions have to do with all of them, before a mask."""
+    ### BEGIN SOLUTION
+    T, S = q_nope.shape[2], k_nope.shape[2]
+    q_rope = rotate(q_rope, cos[S - T : S], sin[S - T : S])
+    k_rope = rotate(k_rope, cos[:S], sin[:S])
+    content = q_nope @ k_nope.transpose(-1, -2)
+    position = q_rope @ k_rope.unsqueeze(1).transpose(-1, -2)
+    return (content + position) / (q_nope.shape[-1] + q_rope.shape[-1]) ** 0.5
+    ### END SOLUTION
+
+
+# %%
+check.task_3_6(decoupled_scores)
+
+# %%
+decoupled_scores = pieces.use("mla.decoupled_scores", decoupled_scores)
+
+# %% [markdown]
+# Let one token be repeated 96 times, and ask from the last of them.
+# All latents are equal, so the content scores are equal too; the rest is position.
+
+# %%
+parts = [torch.randn(1, 1, 1, d, generator=generator) for d in (16, 8, 16, 8)]
+q_nope, q_rope, k_nope, k_rope = parts
+k_nope, k_rope = k_nope.expand(1, 1, 96, 16), k_rope[:, 0].expand(1, 96, 8)
+joint = decoupled_scores(q_nope, q_rope, k_nope, k_rope, cos, sin)
+content = decoupled_scores(q_nope, 0 * q_rope, k_nope, k_rope, cos, sin)
+plt.figure(figsize=(6, 3))
+for scores, color, name in (
+    (content, "#6E6E6E", "content"),
+    (joint, "#009E73", "both"),
+):
+    plt.plot(range(95, -1, -1), scores.flatten(), color=color)
+    plt.text(96, scores.flatten()[0], name, color=color, va="center")
+plt.xlabel("distance from the query")
+plt.ylabel("score")
+plt.xlim(0, 110)
+plt.show()
+
+# %% [markdown]
+# Grey knows nothing of distance.
+# Green is grey plus four waves, one for each pair of the eight rotary numbers, the slowest of which hardly moves within this text.
+# With so few numbers a model can say *the token before this one* or *far away*, and that is about what it needs them for.
+
+# %% [markdown]
+# ## What has to be kept
+#
+# A token will be read by all later ones.
+# They need its latent, from which its keys and values can be made, and its rotary key.
+# Nothing else is kept, and nothing of it is counted by heads.
+#
+# > **Predict.** DeepSeek-V3 keeps a latent of 512 numbers and a rotary key of 64 in each layer. If each of its 128 heads had a rotary key of its own, how many times as large would the cache be?
+
+# %%
+large = v3.attention
+kept = large.d_latent_kv + large.d_rope
+by_heads = large.d_latent_kv + large.num_heads * large.d_rope
+print(f"{kept} numbers a token and layer, or {by_heads:,}: {by_heads / kept:.0f} times")
+
+# %%
+rotary_pictures.rows(prefix=4, new=2).captioned(
+    "A cache of six positions. The hand of each rotary key has turned by its position.",
+    alt="Six columns, one a position. Each holds a tall box, the latent, and below it "
+    "a small one with a white hand, the rotary key. From column to column the hand has "
+    "turned further. The first four columns are grey and were there before, the last "
+    "two are green and new.",
+)
+
+# %% [markdown]
+# ## Task 3.7
+#
+# Return what T new tokens leave in the cache: for each of them one row, its normalised latent and behind it its rotary key, turned.
+#
+# One matrix makes both: the first rows of `down` give the latent, as many as `gain` is long, and the rest give the rotary key.
+# The latent is normalised as in task 3.4, and the key is not.
+# The key is turned and the latent is not.
+# `start` tokens are in the cache already, so the first of the new ones stands at position `start`.
+
+
+# %%
+def latent_memory(
+    x: Float[Tensor, "B T D"],
+    down: Float[Tensor, "latent_rope D"],
+    gain: Float[Tensor, " latent"],
+    eps: float,
+    cos: Float[Tensor, "places half"],
+    sin: Float[Tensor, "places half"],
+    start: int,
+) -> Float[Tensor, "B T latent_rope"]:
+    """What T tokens from `start` on leave behind: latents beside rotated keys."""
+    ### BEGIN SOLUTION
+    width, here = len(gain), slice(start, start + x.shape[1])
+    latent = compress(x, down[:width], gain, eps)
+    key = rotate(x @ down[width:].T, cos[here], sin[here])
+    return torch.cat([latent, key], dim=-1)
+    ### END SOLUTION
+
+
+# %%
+check.task_3_7(latent_memory)
+
+# %%
+latent_memory = pieces.use("mla.latent_memory", latent_memory)
+
+# %% [markdown]
+# Your memory from task 3.2 takes such rows without knowing what they mean.
+# Fill one at once, and another in three calls.
+
+# %%
+x = torch.randn(1, 10, 64, generator=generator)
+down = torch.randn(32 + 8, 64, generator=generator)
+memories = [torch.empty(1, 10, 32 + 8) for _ in range(2)]
+for memory, cuts in zip(memories, ([10], [4, 5, 1]), strict=True):
+    length = 0
+    for part in x.split(cuts, dim=1):
+        rows = latent_memory(part, down, torch.ones(32), 1e-6, cos, sin, length)
+        filled, length = remember(memory, length, rows)
+print("the two differ by", f"{(memories[0] - memories[1]).abs().max():.0e}")
+
+# %% [markdown]
+# A token's row depends on the token and its position, and not on how the text was cut.
+# So a cached prefix can serve many texts, as long as each goes on counting from its end.
+
+# %% [markdown]
+# ## Two orders
+#
+# The cache is small now.
+# But who wants to attend needs keys, and you would make those of the whole context again for every token that you write.
+# It can be avoided, because $q \cdot (W c) = (W^\top q) \cdot c$: instead of bringing every latent up to a key, bring the query down, once.
+# The values have the same choice: bring every latent up and mix, or mix the latents and bring the mixture up.
+
+# %%
+orders.two_orders(latents=6).captioned(
+    "One query and six latents. Every arrow with a W is a product with a matrix.",
+    alt="Two drawings. On the left each of six green latents has an arrow up to a wide "
+    "grey key, and the query meets the six keys. On the right the query has one arrow "
+    "down to a narrow vector, which meets the six latents; one arrow leads up from the "
+    "answer.",
+)
+
+# %% [markdown]
+# ## Task 3.8
+#
+# Attend to the latents themselves.
+# Row h of `w_uk`, `(nope, latent)`, would make the content key of head h from a latent, and `w_uv`, `(v, latent)`, its value; you may not make either.
+# Carry the content queries down, put the rotary queries beside them, and they fit the rows of the memory.
+# (The rotary queries are turned already, as the keys in the memory are.)
+# Everything else is as it was: the root of nope + rope, the newest T of S positions, each of which sees the keys up to its own.
+# `hidden` is True where a row of the memory is padding, which nobody may see; it never hides one of the newest T.
+#
+# What may not be spent: a product for each latent *and head* with `w_uk` or `w_uv`.
+
+
+# %%
+def absorbed(
+    q_nope: Float[Tensor, "B H T nope"],
+    q_rope: Float[Tensor, "B H T rope"],
+    memory: Float[Tensor, "B S latent_rope"],
+    w_uk: Float[Tensor, "H nope latent"],
+    w_uv: Float[Tensor, "H v latent"],
+    hidden: Bool[Tensor, "B S"],
+) -> Float[Tensor, "B H T v"]:
+    """Attention of the newest T positions to all S, without a head's keys or values."""
+    ### BEGIN SOLUTION
+    T, S, latent = q_nope.shape[2], memory.shape[1], w_uk.shape[-1]
+    query = torch.cat([q_nope @ w_uk, q_rope], dim=-1)
+    scores = einsum(query, memory, "B H T d, B S d -> B H T S")
+    scores = scores / (q_nope.shape[-1] + q_rope.shape[-1]) ** 0.5
+    banned = torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
+    banned = banned | hidden[:, None, None]
+    weights = scores.masked_fill(banned, -torch.inf).softmax(dim=-1)
+    mixed = einsum(weights, memory[..., :latent], "B H T S, B S c -> B H T c")
+    return mixed @ w_uv.transpose(-1, -2)
+    ### END SOLUTION
+
+
+# %%
+check.task_3_8(absorbed)
+
+# %%
+absorbed = pieces.use("mla.absorbed", absorbed)
+
+# %% [markdown]
+# Both orders give the same numbers.
+# What they take is another matter.
+#
+# > **Predict.** 16 heads, and a context of 2,048 latents. Which order is faster for one new token, and by how much? And for a prompt of 512 tokens, all of which ask at once?
+
+# %%
+H, LATENT, NOPE, ROPE = 16, 128, 32, 16
+up = 0.1 * torch.randn(H * 2 * NOPE, LATENT, generator=generator)
+w_uk, w_uv = rearrange(up, "(H d) c -> H d c", H=H).split(NOPE, dim=1)
+
+
+def one_way(q_nope, q_rope, memory):
+    """Absorbed: the queries go down."""
+    nobody = torch.zeros(memory.shape[:2], dtype=torch.bool)
+    return absorbed(q_nope, q_rope, memory, w_uk, w_uv, nobody)
+
+
+def other_way(q_nope, q_rope, memory):
+    """Expanded: every latent is brought up to keys and values, for every head."""
+    keys, values = expand(memory[..., :LATENT], up, H, NOPE)
+    rotary = memory[:, None, :, LATENT:].expand(-1, H, -1, -1)
+    query, keys = torch.cat([q_nope, q_rope], -1), torch.cat([keys, rotary], -1)
+    nobody = torch.zeros(memory.shape[:2], dtype=torch.bool)
+    return grouped_attention(query, keys, values, nobody)
+
+
+# %%
+def seconds(attend, *arguments):
+    """The shortest of five runs."""
+    runs = []
+    for _ in range(5):
+        start = time.perf_counter()
+        attend(*arguments)
+        runs.append(time.perf_counter() - start)
+    return min(runs)
+
+
+rows = []
+for T, S in ((1, 2048), (512, 512)):
+    q_nope = torch.randn(1, H, T, NOPE, generator=generator)
+    q_rope = torch.randn(1, H, T, ROPE, generator=generator)
+    memory = torch.randn(1, S, LATENT + ROPE, generator=generator)
+    given = q_nope, q_rope, memory
+    gap = (one_way(*given) - other_way(*given)).abs().max()
+    print(f"{T:3} queries, {S:5,} latents: the two orders differ by {gap:.0e}")
+    taken = [1e3 * seconds(order, *given) for order in (other_way, one_way)]
+    rows.append((T, S, *taken, taken[0] / taken[1]))
+columns = {
+    "queries": "d",
+    "latents": ",d",
+    "expanded, ms": ".1f",
+    "absorbed, ms": ".1f",
+}
+table(rows, columns | {"ratio": ".1f"}, caption="The same attention in two orders.")
+
+# %% [markdown]
+# One query goes down once, where thousands of latents would have to go up.
+# With many queries it turns round: each of them compares vectors as wide as a latent, and the latents are brought up once for all.
+# So a model trains expanded and writes absorbed, with the same weights.
+# (How much faster depends on your machine and its mood; which is faster does not.)
+
+# %% [markdown]
+# ## Your attention
+#
+# Eight functions, and nothing is missing.
+# Here they take their seats in a layer of tiny_lm: the parameters are its own, and the work is yours.
+# Without a cache it is the expanded form, for training; with one it is the absorbed form, for writing.
+# (Queries go through a narrow place of their own, as in DeepSeek-V3. It saves nothing in the cache, and your `compress` serves it as well.)
+
+
+# %%
+class YourAttention(nn.Module):
+    """The parameters of tiny_lm's latent attention, run by your functions."""
+
+    def __init__(self, layer: mla.LatentAttention) -> None:
+        super().__init__()
+        self.layer, self.config, self.new_cache = layer, layer.config, layer.new_cache
+
+    def place(self, start: int, *rest: object) -> int:
+        """A model asks for this, and hands it on to `forward`."""
+        return start
+
+    def forward(self, x, cache=None, start=None):
+        a, c = self.layer, self.config
+        q = compress(x, a.q_down.weight, a.q_norm.weight, a.q_norm.eps)
+        q = rearrange(a.q_up(q), "B T (H d) -> B H T d", H=c.num_heads)
+        q_nope, q_rope = q.split([c.d_nope, c.d_rope], dim=-1)
+        if cache is None:
+            y = self.expanded(x, q_nope, q_rope)
+        else:
+            y = self.absorbed(x, q_nope, q_rope, cache, start)
+        return a.out(rearrange(y, "B H T v -> B T (H v)"))
+
+    def expanded(self, x, q_nope, q_rope):
+        a, c = self.layer, self.config
+        down, gain = a.kv_down.weight, a.kv_norm.weight
+        latent = compress(x, down[: len(gain)], gain, a.kv_norm.eps)
+        k_nope, v = expand(latent, a.kv_up.weight, c.num_heads, c.d_nope)
+        k_rope = x @ down[len(gain) :].T
+        scores = decoupled_scores(q_nope, q_rope, k_nope, k_rope, a.cos, a.sin)
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        return scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ v
+
+    def absorbed(self, x, q_nope, q_rope, cache, start):
+        a, norm = self.layer, self.layer.kv_norm
+        angles = a.cos, a.sin
+        row = latent_memory(x, a.kv_down.weight, norm.weight, norm.eps, *angles, start)
+        (store,) = cache.stores
+        memory, cache.length = remember(store, cache.length, row)
+        q_rope = rotate(q_rope, *(t[start : start + x.shape[1]] for t in angles))
+        nobody = torch.zeros(memory.shape[:2], dtype=torch.bool)
+        return absorbed(q_nope, q_rope, memory, *a.up_projections(), nobody)
+
+
+# %% [markdown]
+# Is it the same attention? Hold it against tiny_lm's, with the same weights, in double precision: a whole text at once, and the same text token by token through the cache.
+
+# %%
+theirs = mla.LatentAttention(sizes, d_model=128, max_len=512).double()
+for weight in theirs.parameters():
+    nn.init.normal_(weight, std=0.2, generator=generator)
+ours = YourAttention(theirs)
+x = torch.randn(2, 40, 128, generator=generator, dtype=torch.float64)
+with torch.no_grad():
+    whole, cache = theirs(x), ours.new_cache(2, 40)
+    steps = [ours(x[:, t : t + 1], cache, start=t) for t in range(40)]
+    gaps = [(y - whole).abs().max() for y in (ours(x), torch.cat(steps, dim=1))]
+print(f"at once: they differ by {gaps[0]:.0e}; token by token: by {gaps[1]:.0e}")
+
+# %% [markdown]
+# Now a model around it: two blocks, trained on the same text as in the other labs.
+
+# %%
+train_text, validation_text = data.split(data.default_corpus())
+next_byte_batch = pieces.use("baseline.next_byte_batch")
+SEQ_LEN, BATCH_SIZE = 64, 16
+small = replace(
+    config.tiny_dense(),
+    num_layers=2,
+    num_dense_layers=2,
+    attention=sizes,
+    init_std=0.08,
+)
+lm = model.LanguageModel(small)
+for block in lm.blocks:
+    block.attention = YourAttention(block.attention)
+
+# %%
+optimizer = torch.optim.AdamW(lm.parameters(), lr=4e-3, betas=(0.9, 0.95))
+losses, generator = [], torch.Generator().manual_seed(0)
+for step, gone in training_steps(250):
+    for group in optimizer.param_groups:
+        group["lr"] = 4e-3 * min(1, (step + 1) / 20, 1.05 - gone)
+    inputs, targets = next_byte_batch(train_text, BATCH_SIZE, SEQ_LEN, generator)
+    loss = lm.loss(torch.cat([inputs, targets[:, -1:]], dim=1)).total
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+    optimizer.step()
+    losses.append(loss.item())
+print(f"{len(losses)} steps, loss of the last ten: {sum(losses[-10:]) / 10:.2f} nats")
+
+# %% [markdown]
+# To write, the model reads tokens into its caches, one for each layer, and says what it would bet on next.
+# `read` says so for a row of tokens of one text, of which the first stands at position `start`; `new_caches(room)` makes empty caches for `room` tokens.
+
+
+# %%
+@torch.no_grad()
+def read(tokens, start, caches):
+    """Logits after each of these tokens, which from now on are in the caches."""
+    x = lm.embedding(tokens)[None]
+    for block, cache in zip(lm.blocks, caches, strict=True):
+        x, _ = block(x, cache, start)
+    return lm.head(lm.norm(x))[0]
+
+
+def new_caches(room):
+    """An empty cache for each layer."""
+    return [block.attention.new_cache(1, room) for block in lm.blocks]
+
+
+# %% [markdown]
+# ## Task 3.9
+#
+# Write the continuation of a prompt: `num_new` tokens, each the likeliest after all that stands before it.
+#
+# The caches are taken once, with room for the whole text.
+# The prompt is read in one call, and the last row of its logits says which token comes first.
+# From then on the model lacks one token only, the newest: read it, alone, at its own position.
+# No token is read twice.
+# (To read the very last one as well is needless, and allowed.)
+#
+# `read` takes a *row* of tokens, of shape `(n,)`, even if it is one; its logits are `(n, vocabulary)`.
+# Return the new tokens, without the prompt.
+
+
+# %%
+def decode(
+    read: Callable[[Int[Tensor, " n"], int, Any], Float[Tensor, "n V"]],
+    new_caches: Callable[[int], Any],
+    prompt: Int[Tensor, " T"],
+    num_new: int,
+) -> Int[Tensor, " num_new"]:
+    """The likeliest continuation of a prompt, token by token."""
+    ### BEGIN SOLUTION
+    caches = new_caches(len(prompt) + num_new)
+    logits = read(prompt, 0, caches)
+    tokens = [logits[-1].argmax()]
+    while len(tokens) < num_new:
+        start = len(prompt) + len(tokens) - 1
+        logits = read(tokens[-1].view(1), start, caches)
+        tokens.append(logits[-1].argmax())
+    return torch.stack(tokens)
+    ### END SOLUTION
+
+
+# %%
+check.task_3_9(decode)
+
+# %%
+decode = pieces.use("mla.decode", decode)
+
+# %% [markdown]
+# Your model, your attention, your loop.
+#
+# > **Predict.** It writes 200 bytes after a prompt of 24. How many tokens pass through it? How many would it be if the whole text were read again for each?
+
+# %%
+passed = []
+
+
+def counting(tokens, start, caches):
+    """As `read`, and notes how many tokens it was given."""
+    passed.append(len(tokens))
+    return read(tokens, start, caches)
+
+
+prompt = data.encode("    def __init__(self, n").long()
+written = decode(counting, new_caches, prompt, 200)
+print(data.decode(torch.cat([prompt, written])))
+again = sum(len(prompt) + n for n in range(200))
+print(f"\n{sum(passed)} tokens were read, in {len(passed)} calls; else {again:,}")
+
+# %% [markdown]
+# Always the likeliest byte: so it soon goes round in circles, as small models do when nothing is left to chance.
+# (Lab 1 draws instead of taking the best; `generate.generate(lm, …)` does so, with your attention too.)
+#
+# ## Memory, really taken
+#
+# Your formula of task 3.1 says what a token leaves behind.
+# Here are four models that differ in their attention alone, each with caches for 500 tokens: how many bytes do their tensors hold?
+
+# %%
+kinds = {
+    name: MHAConfig(num_heads=4, num_kv_heads=n, d_head=32)
+    for name, n in (("MHA", 4), ("GQA", 2), ("MQA", 1))
+}
+rows = []
+for name, attention in (kinds | {"MLA": sizes}).items():
+    made = model.LanguageModel(replace(small, attention=attention))
+    taken = made.new_context(batch_size=1, max_len=500).num_bytes
+    rows.append((name, taken, 500 * cache_bytes(attention, small.num_layers, 4)))
+table(
+    rows,
+    {"": "", "bytes taken": ",d", "by your formula": ",d"},
+    caption="Caches of two layers for 500 tokens, 32-bit numbers.",
+)
+
+# %% [markdown]
+# To the byte, for a cache that takes its room at once and keeps nothing beside the numbers.
+# (With heads as narrow as these, one key-value head is smaller still than a latent.)
+# The shape of DeepSeek-V3 spreads them further: 128 heads, 61 layers, two bytes a number.
+#
+# > **Predict.** One token is written on an H800, after 128 thousand others. Which takes longest: plain attention with its large cache, the latent cache whose keys and values are made anew for every token, or the latent cache with your task 3.8? Give the factors.
+
+# %%
+NAMED = {"mha": "MHA", "gqa": "GQA, 8", "mqa": "MQA"}
+NAMED |= {"mla_expanded": "MLA, made anew", "mla_absorbed": "MLA, absorbed"}
+contexts = [1024 * 4**n for n in range(3)] + [131_072]
+found = {form: decode_tape.sweep(contexts, forms=[form]) for form in NAMED}
+times = {name: [cost.step_s * 1e3 for cost in found[f]] for f, name in NAMED.items()}
+sharing.growth(contexts, times, "emulated ms a token").captioned(
+    "Emulated time of all attention layers for one token, at V3's shape on an H800.",
+    alt="Five lines on logarithmic axes from one thousand to 128 thousand tokens. Plain "
+    "attention and keys made anew rise steeply; grouped, multi-query and absorbed "
+    "latent attention stay far below.",
+)
+
+# %%
+last = {name: found[form][-1] for form, name in NAMED.items()}
+table(
+    [(name, cost.cache_bytes / 1e9, cost.step_s * 1e3) for name, cost in last.items()],
+    {"attention": "", "cache, GB": ",.1f", "emulated ms a token": ",.1f"},
+    caption="A context of 128 thousand tokens.",
+)
+
+# %% [markdown]
+# The two latent caches are the same, to the byte.
+# One of the programs that read it is the slowest of all, and the other is among the fastest: the small cache pays only together with absorption.
+# (These times are emulated: work counted kernel by kernel, at rates measured on an H100. A real step is slower, and by how much differs by kind.)
+#
+# ## What this exercise does not show
+#
+# It does not show that latent attention predicts as well as plain attention.
+# Your model read a quarter of a million bytes, and was compared with nothing.
+# The chapter [Latent attention](../chapters/03_mla/latent_attention.md) has recorded runs with several seeds, and they decide less than one would like.
+#
+# Nor does it show speed on a GPU.
+# There, the absorbed form with 128 heads uses each byte of its cache so often that arithmetic becomes the limit: the chapter [Absorption and decoding](../chapters/03_mla/absorption.md) places it on a roofline.
+#
 # ## What you have now
+#
+# Nine pieces in the folder `my_pieces`: a memory that never copies, attention that shares its keys, and latent attention in both of its orders.
+# The class `YourAttention` shows how they fit a layer of tiny_lm; the model of the last part is made of them.
 
 # %%
 print(pieces.progress("03_mla"))

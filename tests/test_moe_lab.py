@@ -13,7 +13,8 @@ from tiny_lm.course.checks.moe.gate import gate
 from tiny_lm.course.checks.moe.groups import limit_groups
 from tiny_lm.course.checks.moe.layer import moe_layer
 from tiny_lm.course.checks.moe.score import score_and_choose
-from tiny_lm.course.checks.moe.work import Work, told
+from tiny_lm.course.checks.moe.work import told
+from tiny_lm.course.checks.work import Work
 from tiny_lm.layers import grouped_linear
 
 

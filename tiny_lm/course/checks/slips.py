@@ -24,3 +24,9 @@ def struck_out(choice: Tensor, k: int) -> Tensor:
 def through_numpy(x: Tensor) -> Tensor:
     """The same numbers, with no way back for a gradient."""
     return torch.from_numpy(x.detach().numpy().copy())
+
+
+def halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """A rotation that pairs number i with i + rope / 2, as Llama's code does."""
+    one, other = x.chunk(2, dim=-1)
+    return torch.cat([one * cos - other * sin, one * sin + other * cos], dim=-1)

@@ -12,8 +12,9 @@ from torch import Generator, Tensor
 from tiny_lm.course.checks.answer import Answer
 from tiny_lm.course.checks.case import Case, case, drawn, family, probe
 from tiny_lm.course.checks.moe import stacks
-from tiny_lm.course.checks.moe.work import Work, told
+from tiny_lm.course.checks.moe.work import told
 from tiny_lm.course.checks.task import Task
+from tiny_lm.course.checks.work import Work
 
 
 def run_experts(
