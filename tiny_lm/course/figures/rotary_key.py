@@ -19,23 +19,27 @@ TURN = math.radians(35)  # a position, in the pictures
 
 def two_parts(num_heads: int) -> Drawing:
     """What does a score compare? Content head by head, and one rotary key for all."""
-    figure, ax = blank(0.55 * num_heads + 1.3, (-0.4, 8.3), (-0.75, num_heads + 0.85))
-    middle = num_heads / 2
+    figure, ax = blank(0.55 * num_heads + 1.3, (-1.0, 7.3), (-0.75, num_heads + 0.85))
     for head in range(num_heads):
         y = num_heads - head - 0.8
         ax.text(-0.1, y + 0.3, f"head {head}", ha="right", va="center", fontsize=9.5)
         box(ax, (0.0, y), (1.5, 0.6), f"q{head}", FAINT)
         box(ax, (1.62, y), (0.6, 0.6), "", GREEN)
-        box(ax, (4.6, y), (1.5, 0.6), f"k{head}", FAINT)
-        ax.plot([2.34, 6.18], [y + 0.3, middle - 0.05 * (head - middle)], color=GREEN)
-        arrow(ax, (1.55, y + 0.66), (4.55, y + 0.66), GREY)
-    box(ax, (6.22, 0.2), (0.6, num_heads - 0.4), "", GREEN)
-    for x, words in ((1.1, "queries, a row a head"), (5.7, "keys of one token")):
-        ax.text(x, num_heads + 0.5, words, fontsize=10, fontweight="bold", **MIDDLE)
-    ax.text(0.75, -0.35, "content", fontsize=9.5, **MIDDLE)
-    ax.text(1.92, -0.35, "rotary", fontsize=9.5, color=GREEN, **MIDDLE)
-    ax.text(5.35, -0.35, "from the latent", fontsize=9.5, **MIDDLE)
-    ax.text(6.9, middle, "one for\nall heads", fontsize=9.5, color=GREEN, va="center")
+        box(ax, (5.0, y), (1.5, 0.6), f"k{head}", FAINT)
+        arrow(ax, (2.3, y + 0.3), (4.14, y + 0.3), GREEN, 1.6)
+        around = [0.75, 0.75, 4.9], [y + 0.62, y + 0.7, y + 0.7]
+        ax.plot(*around, color=GREY, lw=1, zorder=0)  # behind the rotary key
+        arrow(ax, (4.86, y + 0.7), (5.06, y + 0.7), GREY)
+    box(ax, (4.2, 0.2), (0.6, num_heads - 0.3), "", GREEN)
+    for x, words in ((1.1, "queries, a row a head"), (5.3, "keys of one token")):
+        ax.text(x, num_heads + 0.55, words, fontsize=10, fontweight="bold", **MIDDLE)
+    for x, words, color in (
+        (0.75, "content", INK),
+        (1.92, "rotary", GREEN),
+        (4.5, "rotary,\nfor all heads", GREEN),
+        (5.75, "content", INK),
+    ):
+        ax.text(x, 0.0, words, fontsize=9.5, color=color, ha="center", va="top")
     return finish(figure)
 
 

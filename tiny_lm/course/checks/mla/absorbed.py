@@ -169,8 +169,8 @@ task_3_8.asks(
         DOWN,
         UP,
         [[False] * 4],
-        note="three queries of zeros, so weights are equal. The first sees the "
-        "latents\n[3, 0] and [5, 2], whose mean is [4, 1]; the last sees all four",
+        note="three queries of zeros, so weights are equal. The first sees\n"
+        "[3, 0] and [5, 2], whose mean is [4, 1]; the last sees all four",
     ),
     otherwise="The T queries are the newest of S positions; each sees all keys up to "
     "its own place, and its weights add up to 1.",
@@ -183,6 +183,8 @@ task_3_8.asks(
         ),
         "scores.masked_fill(banned, -torch.inf).softmax(dim=-1) => "
         "scores.softmax(dim=-1).masked_fill(banned, 0.0)": AFTERWARDS,
+        "scores.masked_fill(banned, -torch.inf) => scores": "There is no mask: neither "
+        "the future nor padding is hidden.",
         "banned = future | => banned = ": "A query sees positions that come after its "
         "own: where T are read at once, they need a mask.",
         "triu(S - T + 1) => triu(1)": PREFIX,
@@ -206,8 +208,9 @@ task_3_8.asks(
         [[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]],
         [[[1.0, 0.0, 0.0]]],
         [[False, False]],
-        note="the query comes down as [2, 1, 0]: content scores 3 and 1, rotary 0 and "
-        "3;\nthe values are 1 and 0, so the result is the first weight",
+        note="the query comes down as [2, 1, 0]: content scores 3 and 1,\n"
+        "rotary scores 0 and 3; the values are 1 and 0, so the result\n"
+        "is the first weight",
     ),
     drawn(lambda g: draw(g, B=1, H=2, T=1, P=3, nope=7, latent=7)),
     otherwise="A score is the query, carried down by w_uk, times the latent, plus the "

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
-from tiny_lm.course.checks.answer import Answer
-from tiny_lm.course.checks.case import Case, probe
-from tiny_lm.course.checks.mla.reader import RULE, TOKENS, NewCaches, Read, room_in
+from tiny_lm.course.checks.case import Case
+from tiny_lm.course.checks.mla.reader import RULE, NewCaches, Read, room_in
 from tiny_lm.course.checks.task import Task
 
 
@@ -90,7 +89,7 @@ task_3_9 = Task(
 )
 
 
-def _of(prompt: list[int], num_new: int, note: str = "") -> Case:
+def of(prompt: list[int], num_new: int, note: str = "") -> Case:
     note = f"{RULE}{note}"
     return Case(lambda g: (Read(), NewCaches(), torch.tensor(prompt), num_new), note)
 
@@ -103,7 +102,7 @@ SHORT, PAIR = [3, 1, 4], [2, 9]
 
 task_3_9.asks(
     "num_new tokens come back, without the prompt",
-    _of(SHORT, 4),
+    of(SHORT, 4),
     only=(),
     mistakes={
         "return torch.stack(written) => "
@@ -136,7 +135,7 @@ EARLY = (
 
 task_3_9.asks(
     "the prompt is read in one call, then each new token alone, at its place",
-    _of(SHORT, 4),
+    of(SHORT, 4),
     only=(READS,),
     otherwise="The caches remember what was read. After the prompt, which single token "
     "do they lack, and at which position does it stand?",
@@ -187,8 +186,8 @@ OWN_CACHE = (
 
 task_3_9.asks(
     "each is the likeliest after all that was read before it",
-    _of(SHORT, 4, ":\nafter 3, 1, 4 it is 4 + 2·2 + 3·5 = 23, so 1 comes first"),
-    _of(PAIR, 3),
+    of(SHORT, 4, ":\nafter 3, 1, 4 it is 4 + 2·2 + 3·5 = 23, so 1 comes first"),
+    of(PAIR, 3),
     only=(WRITTEN,),
     otherwise="The next token is the likeliest by the logits of the last token that "
     "was read, and that token is read next.",
@@ -211,59 +210,4 @@ task_3_9.asks(
         "read(token.unsqueeze(0), start, caches)": "The new logits were thrown away, "
         "so that every token comes from those of the prompt.",
     },
-)
-
-
-def _random(generator: Generator, T: int, num_new: int) -> tuple:
-    prompt = torch.randint(TOKENS, (T,), generator=generator)
-    return Read(), NewCaches(), prompt, num_new
-
-
-task_3_9.asks(
-    "the caches have room for prompt and new tokens, from the beginning",
-    _of(SHORT, 4),
-    Case(lambda g: _random(g, 30, 40)),
-    only=(ROOM,),
-    otherwise="Whoever makes a cache longer copies it: ask once, for the whole text.",
-    mistakes={
-        "new_caches(len(prompt) + num_new) => new_caches(len(prompt))": "There is room "
-        "for the prompt alone. The new tokens are read into the same caches.",
-        "new_caches(len(prompt) + num_new) => new_caches(num_new)": "There is room for "
-        "the new tokens alone. The prompt goes into the same caches.",
-        "new_caches(len(prompt) + num_new) => new_caches(64)": "The caches have a "
-        "fixed size. A longer text does not fit: ask for as much room as it takes.",
-    },
-)
-
-
-@probe("two texts, one after the other, by the same model")
-def two_texts(answer: Answer, generator: Generator) -> dict[str, Any]:
-    read, new_caches = Read(), NewCaches()
-    answer(read, new_caches, torch.tensor(SHORT), 3)
-    before = len(read.asked)
-    found = answer(read, new_caches, torch.tensor(PAIR), 3)
-    held = read.found[before] if len(read.found) > before else 0
-    return {
-        "tokens in the caches of the second text at its start:": held,
-        "tokens of the second text:": found,
-    }
-
-
-apart = task_3_9.asks("each text has caches of its own", two_texts)
-
-
-@apart.mistake(
-    "The second text found the first one in its caches. Make new ones inside the "
-    "function, for each text."
-)
-def caches_kept(read, new_caches, prompt, num_new):
-    if not new_caches.made:
-        new_caches(200)
-    return decode(read, lambda room: new_caches.made[0], prompt, num_new)
-
-
-task_3_9.asks(
-    "holds for prompts and texts of any length",
-    *(Case(lambda g, n=n: _random(g, *n)) for n in ((1, 1), (1, 8), (20, 1), (30, 40))),
-    otherwise="A text goes on until num_new tokens are written, whatever they are.",
 )

@@ -172,6 +172,7 @@ TURNED = (
     "The latent was rotated. It carries no position: a rotation in it would stand "
     "between the query and the up-projection, and forbid absorption."
 )
+WHOLE = "The whole row was rotated, the latent with it. Only the rotary key turns."
 TURN = "key = rotate(key, cos[here], sin[here]) => "
 PAIR = case(
     [[[1.0], [1.0]]],
@@ -206,8 +207,9 @@ task_3_7.asks(
         f"{GIVES}latent = F.rms_norm(rotate(latent, cos[here], sin[here]), gain.shape, "
         "gain, eps)": TURNED,
         f"both = x @ down.T => both = rotate(x @ down.T, cos[here], sin[here]) ;; "
-        f"{TURN}pass": "The whole row was rotated, the latent with it. Only the rotary "
-        "key turns.",
+        f"{TURN}pass": WHOLE,
+        f"{RETURN}rotate(torch.cat([latent, key], dim=-1), cos[here], sin[here]) ;; "
+        f"{TURN}pass": WHOLE,
         f"{TURN}latent = rotate(latent, cos[here], sin[here])": "The latent was "
         "rotated and the key was not: it is the other way round.",
         f"{TURN}key = rotate(F.rms_norm(key, key.shape[-1:], None, eps), cos[here], "
@@ -244,7 +246,5 @@ task_3_7.asks(
         "slice(start, start + x.shape[1]) => "
         "slice(max(start - 1, 0), max(start - 1, 0) + x.shape[1])": "The keys stand "
         "one position too low: the last one in the cache is number start - 1.",
-        "slice(start, start + x.shape[1]) => "
-        "slice(2 * start, 2 * start + x.shape[1])": ("The prefix was counted twice."),
     },
 )

@@ -229,27 +229,3 @@ places = task_3_6.asks(
         "width**-0.5).tril(S - T)": BARE,
     },
 )
-
-TURNED_CONTENT = (
-    "The content part was turned as well. It comes from the latent, and a rotation "
-    "between query and latent would forbid the shortcut of task 3.8."
-)
-
-task_3_6.asks(
-    "the content part never turns",
-    case(
-        [[[[2.0, 0.0]]]],
-        torch.zeros(1, 1, 1, 2),
-        [[[[1.0, 0.0]] * 4]],
-        torch.zeros(1, 4, 2),
-        COS,
-        SIN,
-        note="the same content at four positions, and no rotary part",
-    ),
-    mistakes={
-        "content = q_nope @ k_nope => content = rotate(q_nope, cos[asking], "
-        "sin[asking]) @ rotate(k_nope, cos[:S], sin[:S])": TURNED_CONTENT,
-        "content = q_nope @ k_nope => content = q_nope @ rotate(k_nope, cos[:S], "
-        "sin[:S])": TURNED_CONTENT,
-    },
-)

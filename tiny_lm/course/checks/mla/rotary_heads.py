@@ -8,8 +8,32 @@ import torch
 from einops import einsum
 
 from tiny_lm.course.checks.case import Case, case, drawn, family
-from tiny_lm.course.checks.mla.rotary import draw, places, task_3_6
+from tiny_lm.course.checks.mla.rotary import COS, SIN, draw, places, task_3_6
 from tiny_lm.layers import rotate
+
+TURNED_CONTENT = (
+    "The content part was turned as well. It comes from the latent, and a rotation "
+    "between query and latent would forbid the shortcut of task 3.8."
+)
+
+task_3_6.asks(
+    "the content part never turns",
+    case(
+        [[[[2.0, 0.0]]]],
+        torch.zeros(1, 1, 1, 2),
+        [[[[1.0, 0.0]] * 4]],
+        torch.zeros(1, 4, 2),
+        COS,
+        SIN,
+        note="the same content at four positions, and no rotary part",
+    ),
+    mistakes={
+        "content = q_nope @ k_nope => content = rotate(q_nope, cos[asking], "
+        "sin[asking]) @ rotate(k_nope, cos[:S], sin[:S])": TURNED_CONTENT,
+        "content = q_nope @ k_nope => content = q_nope @ rotate(k_nope, cos[:S], "
+        "sin[:S])": TURNED_CONTENT,
+    },
+)
 
 task_3_6.asks(
     "pairs are neighbours: (0, 1), (2, 3), …",
