@@ -472,7 +472,7 @@ table(rows, {"": "", "bytes a token": ",d"}, caption="Four layers, 32-bit number
 # %% [markdown]
 # ## Position travels apart
 #
-# Keys made from a latent say *what* was said and not *where*.
+# Keys made from a latent know what was said, and not where.
 # tiny_lm's models tell places by turning: `rotate(x, cos, sin)` takes the numbers of a query or a key in pairs of neighbours, (0, 1), (2, 3) and so on, and turns each pair by an angle that grows with the position.
 # The tables `cos` and `sin` have a row for each position and a column for each pair; every pair has a speed of its own.
 #
@@ -568,7 +568,7 @@ plt.show()
 # %% [markdown]
 # Grey knows nothing of distance.
 # Green is grey plus four waves, one for each pair of the eight rotary numbers, the slowest of which hardly moves within this text.
-# With so few numbers a model can say *the token before this one* or *far away*, and that is about what it needs them for.
+# Out of such waves a head can put together *the token before this one*, or *not far from here*.
 
 # %% [markdown]
 # ## What has to be kept
@@ -670,13 +670,13 @@ orders.two_orders(latents=6).captioned(
 # ## Task 3.8
 #
 # Attend to the latents themselves.
-# Row h of `w_uk`, `(nope, latent)`, would make the content key of head h from a latent, and `w_uv`, `(v, latent)`, its value; you may not make either.
+# For head h, `w_uk[h]`, of shape `(nope, latent)`, would make the content key from a latent, and `w_uv[h]`, `(v, latent)`, the value; you may make neither.
 # Carry the content queries down, put the rotary queries beside them, and they fit the rows of the memory.
 # (The rotary queries are turned already, as the keys in the memory are.)
 # Everything else is as it was: the root of nope + rope, the newest T of S positions, each of which sees the keys up to its own.
 # `hidden` is True where a row of the memory is padding, which nobody may see; it never hides one of the newest T.
 #
-# What may not be spent: a product for each latent *and head* with `w_uk` or `w_uv`.
+# What may not be spent: a product with `w_uk` or `w_uv` for each latent and head.
 
 
 # %%
@@ -768,13 +768,13 @@ table(rows, columns | {"ratio": ".1f"}, caption="The same attention in two order
 # One query goes down once, where thousands of latents would have to go up.
 # With many queries it turns round: each of them compares vectors as wide as a latent, and the latents are brought up once for all.
 # So a model trains expanded and writes absorbed, with the same weights.
-# (How much faster depends on your machine and its mood; which is faster does not.)
+# (By how much differs from machine to machine.)
 
 # %% [markdown]
 # ## Your attention
 #
-# Eight functions, and nothing is missing.
-# Here they take their seats in a layer of tiny_lm: the parameters are its own, and the work is yours.
+# You have all that attention needs.
+# Here your functions take their seats in a layer of tiny_lm: the parameters are its own, and the work is yours.
 # Without a cache it is the expanded form, for training; with one it is the absorbed form, for writing.
 # (Queries go through a narrow place of their own, as in DeepSeek-V3. It saves nothing in the cache, and your `compress` serves it as well.)
 

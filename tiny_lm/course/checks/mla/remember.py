@@ -129,6 +129,7 @@ task_3_2.asks(
     "whatever dims stand before them, positions are the dim before the last",
     drawn(lambda generator: draw(generator, B=2, G=3, T=2, d=4)),
     drawn(lambda generator: draw(generator, B=1, G=2, T=2, d=2)),
+    otherwise=FITS,
     mistakes={
         "memory[..., length:end, :] = new => memory[:, length:end] = new": FITS,
         "memory[..., length:end, :] = new => memory[0, ..., length:end, :] = new[0]": (

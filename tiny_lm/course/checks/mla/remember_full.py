@@ -56,6 +56,8 @@ full = task_3_2.asks(
     case([[1.0], [2.0], [3.0], [0.0]], 3, [[4.0]], note="the last free row"),
     one_too_many,
     half_of_it_fits,
+    otherwise="What fits exactly is written. What does not fit as a whole raises a "
+    "ValueError before anything is written.",
     mistakes={
         "if end > memory.shape[-2]: => if False:": "Nothing stops it. A slice that "
         "reaches beyond the end only becomes shorter: one row too many is written "
