@@ -499,9 +499,9 @@ rotary_pictures.two_parts(num_heads=3).captioned(
     "A score compares content with content, head by head, and each head's rotary query "
     "with the one rotary key.",
     alt="On the left three rows, a head each: a grey box for the content query and a "
-    "small green one for the rotary query. On the right three grey boxes for the "
-    "content keys and beside them one tall green box, the rotary key, to which the "
-    "green queries of all heads lead.",
+    "small green one for the rotary query. On the right one tall green box, the rotary "
+    "key, to which the green queries of all heads lead, and behind it three grey boxes "
+    "for the content keys.",
 )
 
 # %% [markdown]
