@@ -473,7 +473,9 @@ table(rows, {"": "", "bytes a token": ",d"}, caption="Four layers, 32-bit number
 # ## Position travels apart
 #
 # Keys made from a latent know what was said, and not where.
-# tiny_lm's models tell places by turning: `rotate(x, cos, sin)` takes the numbers of a query or a key in pairs of neighbours, (0, 1), (2, 3) and so on, and turns each pair by an angle that grows with the position.
+# tiny_lm's models tell places by turning.
+# `rotate(x, cos, sin)` takes the numbers of a query or a key in pairs of neighbours: (0, 1), (2, 3) and so on.
+# It turns each pair by an angle that grows with the position.
 # The tables `cos` and `sin` have a row for each position and a column for each pair; every pair has a speed of its own.
 #
 # > **Predict.** A query stands at position 5 and a key at position 3. Both move on by 100 positions. Does their product change? And if only the query moves on, by 1?
@@ -680,7 +682,7 @@ orders.two_orders(latents=6).captioned(
 
 
 # %%
-def absorbed(
+def absorbed_attention(
     q_nope: Float[Tensor, "B H T nope"],
     q_rope: Float[Tensor, "B H T rope"],
     memory: Float[Tensor, "B S latent_rope"],
@@ -703,10 +705,10 @@ def absorbed(
 
 
 # %%
-check.task_3_8(absorbed)
+check.task_3_8(absorbed_attention)
 
 # %%
-absorbed = pieces.use("mla.absorbed", absorbed)
+absorbed_attention = pieces.use("mla.absorbed_attention", absorbed_attention)
 
 # %% [markdown]
 # Both orders give the same numbers.
@@ -723,7 +725,7 @@ w_uk, w_uv = rearrange(up, "(H d) c -> H d c", H=H).split(NOPE, dim=1)
 def one_way(q_nope, q_rope, memory):
     """Absorbed: the queries go down."""
     nobody = torch.zeros(memory.shape[:2], dtype=torch.bool)
-    return absorbed(q_nope, q_rope, memory, w_uk, w_uv, nobody)
+    return absorbed_attention(q_nope, q_rope, memory, w_uk, w_uv, nobody)
 
 
 def other_way(q_nope, q_rope, memory):
@@ -820,7 +822,7 @@ class YourAttention(nn.Module):
         memory, cache.length = remember(store, cache.length, row)
         q_rope = rotate(q_rope, *(t[start : start + x.shape[1]] for t in angles))
         nobody = torch.zeros(memory.shape[:2], dtype=torch.bool)
-        return absorbed(q_nope, q_rope, memory, *a.up_projections(), nobody)
+        return absorbed_attention(q_nope, q_rope, memory, *a.up_projections(), nobody)
 
 
 # %% [markdown]

@@ -8,7 +8,7 @@ import torch
 
 from tiny_lm import generate
 from tiny_lm.config import MLAConfig, tiny_dense
-from tiny_lm.course.checks.mla.absorbed import absorbed
+from tiny_lm.course.checks.mla.absorbed import absorbed_attention
 from tiny_lm.course.checks.mla.absorbed_cost import expanded
 from tiny_lm.course.checks.mla.decode import decode
 from tiny_lm.course.checks.mla.memory import latent_memory
@@ -92,7 +92,7 @@ def test_absorbed_is_the_models_in_both_orders(mla, num):
     memory = torch.cat([latent, k_rope], dim=-1)
     hidden = torch.zeros(2, 11, dtype=torch.bool)
     hidden[1, :4] = num < 8  # else some queries would be padding themselves
-    ours = absorbed(*queries, memory, *mla.up_projections(), hidden)
+    ours = absorbed_attention(*queries, memory, *mla.up_projections(), hidden)
     assert (ours - mla.absorbed(*queries, memory, hidden)).abs().max() < 1e-10
     wanted = mla.expanded(*queries, latent, k_rope, hidden)
     assert (ours - wanted).abs().max() < 1e-10
@@ -105,7 +105,7 @@ def test_the_long_way_costs_what_the_check_says():
     arguments = [torch.randn(*size, generator=generator) for size in given]
     arguments.append(torch.zeros(1, 512, dtype=torch.bool))
     flops = []
-    for way in (absorbed, expanded):
+    for way in (absorbed_attention, expanded):
         with Work() as work:
             way(*arguments)
         flops.append(work.flops)

@@ -10,10 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from tiny_lm.course.figures.diagrams import arrow, blank, box
-from tiny_lm.course.figures.style import COLORS, FAINT, INK, Drawing, finish
+from tiny_lm.course.figures.style import (
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    MIDDLE,
+    Drawing,
+    finish,
+)
 
-GREEN, GREY = COLORS["mla"], COLORS["baseline"]
-MIDDLE = {"ha": "center", "va": "center"}
 TURN = math.radians(35)  # a position, in the pictures
 
 

@@ -12,7 +12,7 @@ from tiny_lm.course.checks.case import case, drawn
 from tiny_lm.course.checks.task import Task
 
 
-def absorbed(
+def absorbed_attention(
     q_nope: Float[Tensor, "B H T nope"],
     q_rope: Float[Tensor, "B H T rope"],
     memory: Float[Tensor, "B S latent_rope"],
@@ -43,12 +43,12 @@ task_3_8 = Task(
     id="3.8",
     lab="03_mla",
     title="Absorption",
-    name="absorbed",
-    piece="mla.absorbed",
+    name="absorbed_attention",
+    piece="mla.absorbed_attention",
     difficulty=3,
     minutes=40,
     points=5,
-    reference=absorbed,
+    reference=absorbed_attention,
     errors={
         "must match the size": UNFIT,
         "cannot be multiplied": UNFIT,

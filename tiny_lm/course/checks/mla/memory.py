@@ -132,8 +132,8 @@ task_3_7.asks(
         ],
         [1.0, 2.0],
         0.0,
-        torch.ones(2, 1),
-        torch.zeros(2, 1),
+        torch.ones(3, 1),
+        torch.zeros(3, 1),
         0,
         note="the latents are [1, 7] and [10, 70], mean squares 25 and 2,500;\n"
         "nothing turns here",
@@ -179,8 +179,8 @@ PAIR = case(
     [[1.0], [7.0], [4.0], [8.0], [12.0], [16.0]],
     [1.0, 1.0],
     0.0,
-    [[1.0, 1.0], [0.0, 1.0]],
-    [[0.0, 0.0], [1.0, 0.0]],
+    [[1.0, 1.0], [0.0, 1.0], [-1.0, 1.0]],
+    [[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]],
     0,
     note="key [4, 8, 12, 16]; at position 1 its first pair has made a quarter turn",
 )
@@ -230,7 +230,7 @@ task_3_7.asks(
         ),
         "slice(start, start + x.shape[1]) => slice(-x.shape[1], None)": "The last rows "
         "of cos and sin were used. The tables reach further than the text.",
-        "slice(start, start + x.shape[1]) => slice(start, start + 1)": "All tokens got "
+        "slice(start, start + x.shape[1]) => [start] * x.shape[1]": "All tokens got "
         "the position of the first. They stand behind each other.",
     },
 )

@@ -36,6 +36,7 @@ def token_after_token(x, down, gain, eps, cos, sin, start):
         both = torch.nn.functional.linear(x[:, t], down)
         latent = both[:, : len(gain)]
         latent = gain * latent / (latent.square().mean(-1, keepdim=True) + eps) ** 0.5
-        key = rotate(both[:, len(gain) :], cos[start + t], sin[start + t])
+        at = slice(start + t, start + t + 1)
+        key = rotate(both[:, None, len(gain) :], cos[at], sin[at]).squeeze(1)
         rows.append(torch.cat([latent, key], dim=1))
     return torch.stack(rows, dim=1)

@@ -196,7 +196,7 @@ places = task_3_6.asks(
         "position too far: of S positions the last is S - 1.",
         "slice(S - T, S) => slice(-T, None)": AFTER,
         "cos[:S], sin[:S] => cos[-S:], sin[-S:]": AFTER,
-        "slice(S - T, S) => slice(S - 1, S)": "All queries were turned by the last "
+        "slice(S - T, S) => [S - 1] * T": "All queries were turned by the last "
         "position. Each has its own.",
         "rotate(q_rope, cos[asking], sin[asking]) => q_rope": BOTH_TURN,
         "rotate(k_rope, cos[:S], sin[:S]) => k_rope": BOTH_TURN,
@@ -211,8 +211,8 @@ places = task_3_6.asks(
         "turned_q = rotate(rotate(q_rope, cos[asking], sin[asking]), ;; "
         "turned_k = rotate(k_rope, => "
         "turned_k = rotate(rotate(k_rope, cos[:S], sin[:S]),": TWICE,
-        "cos[:S], sin[:S] => cos[S - 1 : S], sin[S - 1 : S]": "All keys were turned by "
-        "the last position. Each is turned by its own, so that distance shows.",
+        "cos[:S], sin[:S] => cos[[S - 1] * S], sin[[S - 1] * S]": "All keys were "
+        "turned by the last position. Each is turned by its own, so that distance shows.",
         "sin[asking]) => -sin[asking]) ;; sin[:S]) => -sin[:S])": "Everything turned "
         "the other way round: a pair (x, y) becomes (x cos - y sin, x sin + y cos).",
         "sin[asking]) => -sin[asking])": "Query and key turned in opposite directions, "
