@@ -212,7 +212,7 @@ places = task_3_6.asks(
         "turned_k = rotate(k_rope, => "
         "turned_k = rotate(rotate(k_rope, cos[:S], sin[:S]),": TWICE,
         "cos[:S], sin[:S] => cos[[S - 1] * S], sin[[S - 1] * S]": "All keys were "
-        "turned by the last position. Each is turned by its own, so that distance shows.",
+        "turned by the last position. Each has its own, so that distance shows.",
         "sin[asking]) => -sin[asking]) ;; sin[:S]) => -sin[:S])": "Everything turned "
         "the other way round: a pair (x, y) becomes (x cos - y sin, x sin + y cos).",
         "sin[asking]) => -sin[asking])": "Query and key turned in opposite directions, "
