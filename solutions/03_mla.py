@@ -482,10 +482,12 @@ table(rows, {"": "", "bytes a token": ",d"}, caption="Four layers, 32-bit number
 
 # %%
 cos, sin = (table.float() for table in rotary_table(d_rope=8, max_len=512))
-query, key = torch.randn(2, 8, generator=generator)
+query, key = torch.randn(2, 1, 8, generator=generator)
 for at, other in ((5, 3), (105, 103), (6, 3)):
-    turned = rotate(query, cos[at], sin[at]) @ rotate(key, cos[other], sin[other])
-    print(f"query at {at:3}, key at {other:3}: {turned:.4f}")
+    turned_query = rotate(query, cos[[at]], sin[[at]])
+    turned_key = rotate(key, cos[[other]], sin[[other]])
+    product = (turned_query * turned_key).sum()
+    print(f"query at {at:3}, key at {other:3}: {product:.4f}")
 
 # %% [markdown]
 # The product depends on the distance alone.
@@ -778,6 +780,7 @@ table(rows, columns | {"ratio": ".1f"}, caption="The same attention in two order
 # You have all that attention needs.
 # Here your functions take their seats in a layer of tiny_lm: the parameters are its own, and the work is yours.
 # Without a cache it is the expanded form, for training; with one it is the absorbed form, for writing.
+# `place` says where the tokens of a call stand: it holds their rows of cos and sin.
 # (Queries go through a narrow place of their own, as in DeepSeek-V3. It saves nothing in the cache, and your `compress` serves it as well.)
 
 
@@ -787,13 +790,10 @@ class YourAttention(nn.Module):
 
     def __init__(self, layer: mla.LatentAttention) -> None:
         super().__init__()
-        self.layer, self.config, self.new_cache = layer, layer.config, layer.new_cache
+        self.layer, self.config = layer, layer.config
+        self.new_cache, self.place = layer.new_cache, layer.place
 
-    def place(self, start: int, *rest: object) -> int:
-        """A model asks for this, and hands it on to `forward`."""
-        return start
-
-    def forward(self, x, cache=None, start=None):
+    def forward(self, x, cache=None, place=None):
         a, c = self.layer, self.config
         q = compress(x, a.q_down.weight, a.q_norm.weight, a.q_norm.eps)
         q = rearrange(a.q_up(q), "B T (H d) -> B H T d", H=c.num_heads)
@@ -801,7 +801,7 @@ class YourAttention(nn.Module):
         if cache is None:
             y = self.expanded(x, q_nope, q_rope)
         else:
-            y = self.absorbed(x, q_nope, q_rope, cache, start)
+            y = self.absorbed(x, q_nope, q_rope, cache, place)
         return a.out(rearrange(y, "B H T v -> B T (H v)"))
 
     def expanded(self, x, q_nope, q_rope):
@@ -814,13 +814,13 @@ class YourAttention(nn.Module):
         future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
         return scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ v
 
-    def absorbed(self, x, q_nope, q_rope, cache, start):
+    def absorbed(self, x, q_nope, q_rope, cache, place):
         a, norm = self.layer, self.layer.kv_norm
-        angles = a.cos, a.sin
-        row = latent_memory(x, a.kv_down.weight, norm.weight, norm.eps, *angles, start)
+        angles = place.cos, place.sin  # their first row is the first new token's
+        rows = latent_memory(x, a.kv_down.weight, norm.weight, norm.eps, *angles, 0)
         (store,) = cache.stores
-        memory, cache.length = remember(store, cache.length, row)
-        q_rope = rotate(q_rope, *(t[start : start + x.shape[1]] for t in angles))
+        memory, cache.length = remember(store, cache.length, rows)
+        q_rope = rotate(q_rope, *angles)
         nobody = torch.zeros(memory.shape[:2], dtype=torch.bool)
         return absorbed_attention(q_nope, q_rope, memory, *a.up_projections(), nobody)
 
@@ -836,7 +836,7 @@ ours = YourAttention(theirs)
 x = torch.randn(2, 40, 128, generator=generator, dtype=torch.float64)
 with torch.no_grad():
     whole, cache = theirs(x), ours.new_cache(2, 40)
-    steps = [ours(x[:, t : t + 1], cache, start=t) for t in range(40)]
+    steps = [ours(x[:, t : t + 1], cache, ours.place(t, 1)) for t in range(40)]
     gaps = [(y - whole).abs().max() for y in (ours(x), torch.cat(steps, dim=1))]
 print(f"at once: they differ by {gaps[0]:.0e}; token by token: by {gaps[1]:.0e}")
 
@@ -884,7 +884,7 @@ def read(tokens, start, caches):
     """Logits after each of these tokens, which from now on are in the caches."""
     x = lm.embedding(tokens)[None]
     for block, cache in zip(lm.blocks, caches, strict=True):
-        x, _ = block(x, cache, start)
+        x, _ = block(x, cache, block.attention.place(start, len(tokens)))
     return lm.head(lm.norm(x))[0]
 
 
