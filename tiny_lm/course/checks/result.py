@@ -47,6 +47,10 @@ LOW = (
     "This has lost precision: half the bits are gone. Give back what the inputs came "
     "in, or more."
 )
+CODES = (
+    "Codes of one byte are promised. The numbers may be right: "
+    "`.to(torch.float8_e4m3fn)` makes codes of them."
+)
 WANTS = (
     "This result wants a gradient, though nothing that came in does. As a parameter it "
     "would be handed to an optimizer too."
@@ -148,6 +152,8 @@ def _dtype(got: Tensor, like: Tensor, any_width: bool) -> str:
     """What is wrong with the dtype, or nothing."""
     if got.dtype == torch.bool and like.dtype != torch.bool:
         return MASK
+    if like.is_floating_point() and like.element_size() == 1:
+        return "" if got.dtype == like.dtype else CODES
     if like.is_floating_point():
         if not got.is_floating_point():
             return WHOLE
