@@ -18,7 +18,7 @@
 # In this lab you find out how it can be enough.
 # First you read such a byte and round to it; then scales move whatever a tensor holds to where bytes have numbers.
 #
-# You need the attention of lab 1 nowhere, only what a matrix product is.
+# You need no other lab for it, only what a matrix product is.
 # The chapters [Numbers in eight bits](../chapters/04_fp8/eight_bits.md) and [Scaling](../chapters/04_fp8/scaling.md) tell the story behind the tasks.
 #
 # **How a task works.** Replace the last line of the stub, run it, run the check below it.
@@ -46,7 +46,7 @@ torch.set_num_threads(1)  # matrices as small as ours gain nothing from a second
 # %% [markdown]
 # ## Bytes that are numbers
 #
-# A whole number in a byte ends at 255, and knows nothing between 0 and 1.
+# A whole number in a byte ends at 255, and there is nothing between 0 and 1.
 # A *floating-point* number says two things instead: some digits, and how far the point has moved.
 # It has three fields, and two formats are in use, which share out the bits differently.
 
@@ -278,19 +278,146 @@ def dequantize(
 
 # %% [markdown]
 # Now real numbers.
-# tiny_lm's `tiny`, untrained, reads 32 lines of text of 128 bytes each, and the gradient of its loss goes back to the first layer.
-# We look at the gradient with which the keys and values begin: a row for each byte.
+# tiny_lm's `tiny`, untrained, reads 16 texts of 128 bytes each.
+# On the way back from the loss we catch the gradient of what the first layer's attention hands on: a row for each byte of text.
 
 # %%
+train_text, _ = data.split(data.default_corpus())
 tiny = model.LanguageModel(replace(config.tiny(), fp8=None))
-text = data.load("python").train[: 32 * 129].view(32, 129)
-caught = {}
+caught = []
 
 
-def catch(layer, inputs, output):
-    """Keep what goes in, and what comes back on the way from the loss."""
-    caught["input"] = inputs[0].detach().flatten(0, -2)
-    output.register_hook(lambda g: caught.update(gradient=g.flatten(0, -2)))
+def listen(layer, inputs, output):
+    """Ask for the gradient of what a layer gives."""
+    output.register_hook(caught.append)
 
 
-hook = tiny.blocks[0].attention.kv_down.register_forward_hook(catch)
+hook = tiny.blocks[0].attention.out.register_forward_hook(listen)
+tiny.loss(data.Batches(train_text, batch_size=16, seq_len=128).at(0)).total.backward()
+hook.remove()
+gradient = caught[0].flatten(0, -2)
+print(f"{len(gradient)} rows of {gradient.shape[1]};", end=" ")
+print(
+    f"magnitudes: median {gradient.abs().median():.1e}, largest {gradient.abs().max():.1e}"
+)
+
+# %% [markdown]
+# > **Predict.** The smallest number of E4M3 is 1/512, about 0.002. What share of these gradients is zero if they are cast as they are? And if each tile of 32 has its scale?
+
+
+# %%
+def kept(name: str, again: Float[Tensor, "N K"]) -> tuple[str, float, float]:
+    """A row of the table: what became zero, and how far off the whole is."""
+    vanished = ((again == 0) & (gradient != 0)).float().mean().item()
+    return name, vanished, ((again - gradient).norm() / gradient.norm()).item()
+
+
+rows = [kept("cast as they are", gradient.to(torch.float8_e4m3fn).float())]
+for width in (128, 32):
+    codes, scales = quantize_tiles(gradient, width)
+    rows.append(kept(f"tiles of {width}", dequantize(codes, scales, 1, width)))
+columns = {"": "", "became zero": ".1%", "error, of the whole": ".1%"}
+table(rows, columns, caption="One gradient of 2,048 rows, in E4M3.")
+
+# %% [markdown]
+# Without a scale hardly anything is left of it, and with one hardly anything is lost: a few per cent, as with a single number.
+# For this gradient wide tiles do as well as narrow ones.
+# Where they do not is measured in the chapter [Scaling](../chapters/04_fp8/scaling.md), and it takes numbers that lie four powers of ten apart.
+
+# %% [markdown]
+# ## Task 4.4
+#
+# Weights are cut in another way: into *blocks*, squares of `size` rows and `size` columns, each with one scale.
+# In DeepSeek-V3 a block is 128 × 128.
+#
+# Return the codes, (M, K), and the scales, (m, k), the scale of block row i and block column j at [i, j].
+# Neither M nor K need be a multiple of `size`: the last blocks of a row or column then hold what is there.
+# All else is as in 4.3.
+#
+# A hint on shapes: cut both dims in two, and a weight becomes (m, size, k, size).
+# `w.unflatten(1, (-1, size))` cuts dim 1, and `flatten(0, 1)` joins dims 0 and 1.
+
+# %%
+pictures.groups(5, 7, (2, 2)).captioned(
+    "A weight of five rows and seven columns in blocks of 2 × 2, and their scales.",
+    alt="Left a table of five rows and seven columns, shaded like a chess board of "
+    "squares of two by two; the last row and the last column hold parts of squares. "
+    "Right three rows of four boxes, the scales, shaded in the same way.",
+)
+
+
+# %%
+def quantize_blocks(
+    w: Float[Tensor, "M K"], size: int
+) -> tuple[Float8e4m3fn[Tensor, "M K"], Float[Tensor, "m k"]]:
+    """Codes, and one scale for each `size` x `size` entries."""
+    ### BEGIN SOLUTION
+    M, K = w.shape
+    padded = F.pad(w, (0, -K % size, 0, -M % size))
+    blocks = padded.unflatten(1, (-1, size)).unflatten(0, (-1, size))
+    amax = blocks.abs().amax(dim=(1, 3))
+    scales = torch.where(amax == 0, 1.0, amax / 448)
+    values = (blocks / scales[:, None, :, None]).clamp(-448, 448)
+    codes = values.to(torch.float8_e4m3fn).flatten(2).flatten(0, 1)
+    return codes[:M, :K], scales
+    ### END SOLUTION
+
+
+# %%
+check.task_4_4(quantize_blocks)
+
+# %%
+quantize_blocks = pieces.use("fp8.quantize_blocks", quantize_blocks)
+
+# %% [markdown]
+# Why squares?
+# A weight is used twice in a step of training.
+# Forward its rows are multiplied with the input; on the way back its columns are multiplied with the gradient, so there it is needed *turned over*.
+#
+# > **Predict.** Quantise a weight and turn it over, or turn it over and quantise it. Is this the same with blocks? And with tiles?
+
+# %%
+weight = tiny.blocks[0].attention.out.weight.detach()
+
+
+def with_blocks(w: Float[Tensor, "M K"]) -> Float[Tensor, "M K"]:
+    """What is left of a weight in blocks of 32 x 32."""
+    return dequantize(*quantize_blocks(w, 32), 32, 32)
+
+
+def with_tiles(w: Float[Tensor, "M K"]) -> Float[Tensor, "M K"]:
+    """What is left of a weight in tiles of 1 x 32."""
+    return dequantize(*quantize_tiles(w, 32), 1, 32)
+
+
+for name, quantised in (("blocks", with_blocks), ("tiles", with_tiles)):
+    other = quantised(weight.T) != quantised(weight).T
+    print(f"{name}: {other.float().mean():.0%} of the numbers differ")
+
+# %% [markdown]
+# A square turned over is a square of the same numbers, so blocks are quantised once a step and serve both ways.
+# With tiles the two products would work with two weights that differ.
+# An activation is not so lucky, and has to be quantised twice: this comes back in task 4.6.
+#
+# The other gain is in bytes.
+
+# %%
+M, K = 2048, 7168  # an expert of DeepSeek-V3: one of its three weights
+rows = [("BF16", 2 * M * K / 1e6, None)]
+for name, scales in (("tiles", M * K // 128), ("blocks", M * K // 128**2)):
+    rows.append((f"FP8 in {name} of 128", M * K / 1e6, 4 * scales / 1e6))
+table(
+    rows,
+    {"": "", "numbers, MB": ".2f", "scales, MB": ".3f"},
+    caption="One weight of 2,048 × 7,168, and the scales beside it.",
+)
+
+# %% [markdown]
+# Half the bytes, and scales that hardly count.
+# What is still missing is what all this is for: a product.
+
+# %% [markdown]
+# ## What you have now
+
+# %%
+print(pieces.progress("04_fp8"))
