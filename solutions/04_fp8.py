@@ -230,9 +230,9 @@ print(f"after a hundred steps in E4M3: {weight.item():g}")
 pictures.groups(3, 10, (1, 4)).captioned(
     "Three rows of ten numbers in tiles of four, and their scales. The last tile of each "
     "row holds two.",
-    alt="Left a table of three rows and ten columns; in each row the first four boxes "
-    "have one shade, the next four another, the last two the first again. Right three "
-    "rows of three boxes, the scales.",
+    alt="Left a table of three rows and ten columns. In the first row four boxes are "
+    "dark, four pale, two dark; the next row is the other way round. Right three rows "
+    "of three boxes, the scales, shaded in the same way.",
 )
 
 

@@ -21,26 +21,23 @@ SMALL = 9.5
 
 def fields(formats: Sequence[Format] = (E4M3, E5M2)) -> Drawing:
     """Which bits of a byte are which? A row a format, a box a bit."""
-    figure, ax = blank(0.75 * len(formats) + 0.6, (-1.7, 9.2), (0, 1))
+    figure, ax = blank(0.95 * len(formats), (-1.7, 9.2), (0, 1))
     for row, of in enumerate(formats):
         widths = {"sign": 1, "exponent": 7 - of.fraction_bits}
         widths["fraction"] = of.fraction_bits
-        ax.text(-0.4, row + 0.5, of.name.upper(), ha="right", va="center")
+        top = 1.6 * row
+        ax.text(-0.4, top + 0.5, of.name.upper(), ha="right", va="center")
         place = 0.0
         for (name, width), color in zip(
             widths.items(), (GREY, ORANGE, PALE), strict=True
         ):
             for n in range(width):
-                box = (place + n + 0.03, row + 0.12), 0.94, 0.76
+                box = (place + n + 0.03, top + 0.1), 0.94, 0.8
                 ax.add_patch(Rectangle(*box, color=color))
             middle = place + width / 2
-            ink = INK if color == PALE else "white"
-            if width > 1:
-                ax.text(middle, row + 0.5, name, color=ink, fontsize=SMALL, **MIDDLE)
-            elif row == 0:
-                ax.text(middle, -0.25, name, fontsize=SMALL, **MIDDLE)
+            ax.text(middle, top - 0.2, name, fontsize=SMALL, **MIDDLE)
             place += width + 0.25
-    ax.set_ylim(len(formats) + 0.1, -0.6)
+    ax.set_ylim(1.6 * len(formats) - 0.5, -0.6)
     return finish(figure)
 
 
