@@ -126,6 +126,16 @@ def turned_over(w, size):
     return codes, scales.T
 
 
+@sizes.mistake(
+    "A scale came for each row of a block. All rows of a block share one: the largest "
+    "is over both dims, 1 and 3."
+)
+def row_by_row(w, size):
+    codes, scales = quantize_tiles(w, size)
+    missing = -w.shape[0] % size
+    return codes, F.pad(scales, (0, 0, 0, missing)).unflatten(0, (-1, size))
+
+
 UPSIDE_DOWN = (
     "This is what comes out when the scale is used upside down. Which of w / scale and "
     "w * scale takes the largest number to 448?"

@@ -90,6 +90,10 @@ POWER = (
     "The power came out wrong by one. From the exponent field the bias is taken off: "
     "2 ** (exponent_bits - 1) - 1, which is 7 for four bits."
 )
+EIGHT_BITS = (
+    "These were whole numbers of eight bits, in which 3 − 7 is 252. Go to more bits "
+    "first: codes.int()."
+)
 NO_FRACTION = "The fraction field is missing: it says what stands behind the point."
 
 task_4_1.asks(
@@ -102,6 +106,18 @@ task_4_1.asks(
     mistakes={
         "- 1) - 1\n => - 1)\n": POWER,
         "- 1) - 1\n => - 1) - 2\n": POWER,
+        "bits = codes.int() => bits = codes": EIGHT_BITS,
+        "bits = codes.int() => bits = codes ;; (bits >> 7) => (bits >> 7).int()": (
+            EIGHT_BITS
+        ),
+        "e = (bits >> fraction_bits) & => e = bits & ;; (bits & (2**fraction_bits => "
+        "(bits >> exponent_bits & (2**fraction_bits": "The fields were taken in the "
+        "wrong order. Behind the sign stands the exponent, at the end the fraction.",
+        "& (2**exponent_bits - 1)\n => & exponent_bits\n ;; & (2**fraction_bits - 1)) "
+        "=> & fraction_bits)": "`&` keeps bits, and needs a one for each: four ones "
+        "are 2**4 - 1.",
+        "/ 2**fraction_bits\n => // 2**fraction_bits\n": "The fraction was divided by "
+        "`//`, which leaves nothing of it. Use `/`.",
         "1 - 2 * (bits >> 7) => 2 * (bits >> 7) - 1": "The signs are the wrong way "
         "round: 1 is minus.",
         "(e - bias) => e": "The bias was not taken off. Without it no number would "
@@ -176,6 +192,9 @@ task_4_1.asks(
         "as those of field 1.",
         "share * 2.0 ** (1 - bias) => (1 + share) * 2.0 ** (1 - bias)": "The power of "
         "field 0 is right, but a leading 1 was added. There is none.",
+        "share * 2.0 ** (1 - bias) => (bits & (2**fraction_bits - 1)) * 2.0 ** (1 - "
+        "bias)": "The fraction field was taken as a whole number. It counts eighths "
+        "here too.",
         "share * 2.0 ** (1 - bias) => share": "The fraction field is there, but "
         "not its power, which is that of the exponent field 1.",
     },

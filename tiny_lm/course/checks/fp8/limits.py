@@ -38,6 +38,8 @@ task_4_2.asks(
         "with its own power: 1 − bias.",
         "2 - 2 ** (exponent_bits - 1) => 3 - 2 ** (exponent_bits - 1)": "The steps "
         "stop shrinking one doubling too early. The lowest power is 1 − bias.",
+        "return steps * step => return x.to(torch.float8_e4m3fn).float()": "This is "
+        "E4M3, whatever format was asked for.",
         "2 - 2 ** (exponent_bits - 1) => -6": "The lowest power stands there as a "
         "number. It follows from exponent_bits: 1 − bias.",
         "2 - 2 ** (exponent_bits - 1) => 2 - 2 ** (exponent_bits - 1) - "

@@ -32,6 +32,9 @@ task_4_1.asks(
         "masked_fill(highest & full, torch.nan) => masked_fill(highest & full & "
         "(bits < 128), torch.nan)": "NaN has a code of each sign. One was read as a "
         "number.",
+        "masked_fill(highest & full, torch.nan) => masked_fill(highest & full, 0.0)": (
+            "The full byte became 0. It is NaN: no number."
+        ),
         "masked_fill(highest & full, torch.nan) => clamp(-448, 448)": "The full byte "
         "became 448, as if it had been too large. It is NaN: no number.",
     },

@@ -82,7 +82,7 @@ task_4_2.asks(
     "steps are as wide as a number's size says",
     e4m3(1.05, note="from 1 to 2 the steps are 1/8: 1 or 1.125?"),
     e4m3(9.3, note="from 8 to 16 the steps are 1: 9 or 10?"),
-    e4m3(1.02, 0.255, 5.1, 97.0, 300.0),
+    e4m3(1.02, 0.255, 5.1, 1.9, 97.0, 300.0),
     e4m3(8.0, 1.0, 0.5, 12.0, note="these are numbers of the format"),
     otherwise="The step is 2.0 ** (power − fraction_bits), where the power is that of "
     "the doubling in which the number lies. Which step was taken here?",
@@ -96,6 +96,9 @@ task_4_2.asks(
         "one?",
         ".exponent - 1) => .exponent)": TWICE,
         ".exponent - 1) => .exponent - 2)": HALF,
+        "torch.frexp(x).exponent - 1 => x.abs().log2().round()": "The power was "
+        "rounded to the nearest: 1.9 lies between 2^0 and 2^1, so its power is 0. "
+        "Take the power below.",
         "torch.frexp(x).exponent - 1 => torch.frexp(x.abs().max()).exponent - 1 "
         "+ 0 * torch.frexp(x).exponent": "One step was taken for all, that of the "
         "largest number. Each has its own.",
@@ -125,6 +128,8 @@ task_4_2.asks(
         "(x / step).round() => (x / step).trunc()": DOWN,
         "(x / step).round() => (x / step).floor()": "Everything was rounded down. It "
         "goes to the nearest number, above or below.",
+        "torch.frexp(x).exponent - 1 => x.log2().floor()": "The logarithm of a number "
+        "below zero is NaN. The power is that of x.abs().",
         "return steps * step => return steps.abs() * step": "The sign is lost.",
         "torch.frexp(x).exponent - 1 => torch.frexp(x.clamp(min=1e-30)).exponent - 1": (
             "Numbers below zero got another step: their size is that of x.abs()."

@@ -141,6 +141,7 @@ task_4_3.asks(
         "E4M3 ends at 448.",
         "amax / 448) => amax / 240)": "240 would be the end by the usual rule for the "
         "last exponent field. E4M3 ends at 448.",
+        "amax / 448) => amax / 57344)": "57,344 is the end of E5M2. E4M3 ends at 448.",
         "amax / 448) => (amax / 448).log2().ceil().exp2())": "The scales were rounded "
         "up to powers of two. Here they are amax / 448 as it is.",
         "values = tiles / scales[..., None] => values = tiles": "These are codes of "
