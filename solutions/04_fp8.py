@@ -79,7 +79,9 @@ pictures.fields().captioned(
 # * **All zeros.** Here the leading 1 is *not* there, and the power is that of field 1. So the numbers reach zero in equal steps; `0 0000 001` of E4M3 is 1/8 · 2^−6.
 # * **All ones.** In E5M2 this is no number: infinity where the fraction is 0 (with its sign), NaN elsewhere. E4M3 has no infinity, and only the byte whose exponent *and* fraction are all ones is NaN. The others are ordinary numbers.
 #
-# Make whole numbers of more bits first (`codes.int()`): what is shifted or multiplied in a byte falls out of it.
+# Bytes come as whole numbers of eight bits, in which 3 − 7 is 252, for there is nothing below 0.
+# So begin with `codes.int()`.
+# `>>` shifts bits to the right, and `&` keeps those that are 1 on both sides.
 
 
 # %%
@@ -109,7 +111,12 @@ check.task_4_1(decode_byte)
 # %%
 decode_byte = pieces.use("fp8.decode_byte", decode_byte)
 
+# %%
+pencil = torch.tensor([0b1_0111_100, 0b0_1010_001], dtype=torch.uint8)
+print(*decode_byte(pencil, 4, 3).tolist())
+
 # %% [markdown]
+# Were these your numbers?
 # With all 256 codes the formats can be weighed against each other.
 #
 # > **Predict.** 256 codes: how many *different* finite numbers does E4M3 have? And how many of the positive ones lie below 1: few, half, or most?
@@ -306,22 +313,26 @@ print(
 
 
 # %%
-def kept(name: str, again: Float[Tensor, "N K"]) -> tuple[str, float, float]:
-    """A row of the table: what became zero, and how far off the whole is."""
+def lost(again: Float[Tensor, "N K"]) -> tuple[float, float]:
+    """What share became zero, and how far off the whole is."""
     vanished = ((again == 0) & (gradient != 0)).float().mean().item()
-    return name, vanished, ((again - gradient).norm() / gradient.norm()).item()
+    return vanished, ((again - gradient).norm() / gradient.norm()).item()
 
 
-rows = [kept("cast as they are", gradient.to(torch.float8_e4m3fn).float())]
+codes = gradient.to(torch.float8_e4m3fn)
+rows = [("cast as they are", *lost(codes.float()), codes.nbytes / codes.numel())]
 for width in (128, 32):
     codes, scales = quantize_tiles(gradient, width)
-    rows.append(kept(f"tiles of {width}", dequantize(codes, scales, 1, width)))
+    per_number = (codes.nbytes + scales.nbytes) / codes.numel()
+    again = dequantize(codes, scales, 1, width)
+    rows.append((f"tiles of {width}", *lost(again), per_number))
 columns = {"": "", "became zero": ".1%", "error, of the whole": ".1%"}
+columns |= {"bytes a number": ".2f"}
 table(rows, columns, caption="One gradient of 2,048 rows, in E4M3.")
 
 # %% [markdown]
 # Without a scale hardly anything is left of it, and with one hardly anything is lost: a few per cent, as with a single number.
-# For this gradient wide tiles do as well as narrow ones.
+# For this gradient wide tiles do as well as narrow ones, and have fewer scales to keep.
 # Where they do not is measured in the chapter [Scaling](../chapters/04_fp8/scaling.md), and it takes numbers that lie four powers of ten apart.
 
 # %% [markdown]
@@ -372,7 +383,8 @@ quantize_blocks = pieces.use("fp8.quantize_blocks", quantize_blocks)
 # %% [markdown]
 # Why squares?
 # A weight is used twice in a step of training.
-# Forward its rows are multiplied with the input; on the way back its columns are multiplied with the gradient, so there it is needed *turned over*.
+# Forward, each of its rows is multiplied with the input and added up.
+# On the way back it is each of its columns, with the gradient: there the weight is needed *turned over*, as `w.T`.
 #
 # > **Predict.** Quantise a weight and turn it over, or turn it over and quantise it. Is this the same with blocks? And with tiles?
 

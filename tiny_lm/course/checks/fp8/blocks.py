@@ -82,6 +82,9 @@ sizes = task_4_4.asks(
         "E4M3 take one: `.to(torch.float8_e4m3fn)`.",
         "amax(dim=(1, 3)) => amax()": "One scale came for the whole weight. Each "
         "block has its own.",
+        "scales[:, None, :, None] => scales[None, :, None, :]": "The scales stood "
+        "beside the places in a block, not beside the blocks. Which of the four dims "
+        "count blocks?",
         "amax(dim=(1, 3)) => amax(dim=(0, 2))": "The largest was taken over the "
         "blocks, for each place in a block. It is taken over the places, for each "
         "block.",

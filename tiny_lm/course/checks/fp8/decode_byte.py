@@ -78,8 +78,10 @@ task_4_1 = Task(
 
 
 def byte(*codes: int, e: int = 4, f: int = 3, note: str = "") -> Case:
-    """Some codes of E4M3, or of another format."""
-    return case(torch.tensor(codes, dtype=torch.uint8), e, f, note=note)
+    """Some codes of E4M3, or of another format; the note shows their bits."""
+    bits = (f"{code:08b}" for code in codes)
+    shown = ", ".join(f"{b[0]} {b[1 : e + 1]} {b[e + 1 :]}" for b in bits)
+    return case(torch.tensor(codes, dtype=torch.uint8), e, f, note=note or shown)
 
 
 FIXED = (
@@ -107,6 +109,9 @@ task_4_1.asks(
         "- 1) - 1\n => - 1)\n": POWER,
         "- 1) - 1\n => - 1) - 2\n": POWER,
         "bits = codes.int() => bits = codes": EIGHT_BITS,
+        "bits = codes.int() => bits = codes ;; 2.0 ** (e - bias) => 2 ** (e - bias)": (
+            EIGHT_BITS
+        ),
         "bits = codes.int() => bits = codes ;; (bits >> 7) => (bits >> 7).int()": (
             EIGHT_BITS
         ),
@@ -176,7 +181,7 @@ FLUSHED = (
 task_4_1.asks(
     "an exponent field of 0: no leading 1, and the power of field 1",
     byte(0b0_0000_000, note="eight bits of 0"),
-    byte(0b0_0000_001, 0b0_0000_111, note="1/512 and 7/512"),
+    byte(0b0_0000_001, 0b0_0000_111, note="0 0000 001 is 1/512, 0 0000 111 is 7/512"),
     byte(0b0_0000_111, 0b0_0001_000, 0b1_0000_100, 0b1_0000_000),
     mistakes={
         "torch.where(e > 0, normal, subnormal) => torch.where(e > 0, normal, 0.0)": (

@@ -42,7 +42,7 @@ task_4_1.asks(
 
 task_4_1.asks(
     "E5M2 has both: a full exponent field is infinity, or NaN",
-    byte(0b0_01111_00, 0b0_11110_11, 0b1_01110_10, e=5, f=2, note="bias 15"),
+    byte(0b0_01111_00, 0b0_11110_11, 0b1_01110_10, e=5, f=2),
     byte(0b0_00000_01, 0b0_00001_00, e=5, f=2),
     byte(0b0_11111_00, 0b1_11111_00, 0b0_11111_01, 0b1_11111_11, e=5, f=2),
     otherwise="In E5M2 the fields are five and two bits wide, the bias is 15, and a "
