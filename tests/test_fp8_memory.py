@@ -34,9 +34,19 @@ def test_a_row_on_the_wire_is_codes_and_scales(classes):
     assert classes["a row on the wire"].fp8 == tile_bytes(1, 128, 32)
 
 
-def test_activations_shrink_where_products_keep_their_inputs(classes):
-    kept = classes["activations"]
+def test_activations_shrink_where_products_keep_their_inputs():
+    many = torch.arange(8 * 129).view(8, 129) % 256
+    kept = memory_classes(tiny(), many)["activations"]
     assert 0.5 * kept.fp32 < kept.fp8 < kept.fp32
+
+
+def test_few_tokens_keep_more_in_fp8_for_each_expert_fills_whole_tiles(classes):
+    assert classes["activations"].fp8 > classes["activations"].fp32
+
+
+def test_activations_are_of_tokens_and_no_weights_are_among_them(classes):
+    twice = memory_classes(tiny(), TOKENS.repeat(2, 1))["activations"].fp32
+    assert twice == pytest.approx(2 * classes["activations"].fp32, rel=0.02)
 
 
 def test_a_model_without_fp8_has_nothing_to_compare():

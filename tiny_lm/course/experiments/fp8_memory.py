@@ -73,6 +73,8 @@ def _activations(model: LanguageModel, tokens: Int[Tensor, "B T1"]) -> int:
     fp8 = model.config.fp8
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         model.loss(tokens)
+    own = {_place(p) for p in model.parameters()}  # transposed weights too
+    kept = {place: x for place, x in kept.items() if place not in own}
     if fp8 is None:
         return sum(x.nbytes for x in kept.values())
     weights = {_place(rounded_weight(w, fp8.block)) for w in multiplied_in_fp8(model)}
