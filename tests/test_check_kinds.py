@@ -287,6 +287,56 @@ def test_a_count_that_is_off_is_told_in_terms_of_the_arguments():
         del TASKS["0.4"]
 
 
+def test_codes_of_one_byte_are_explained_as_other_numbers_are():
+    """Nothing can be computed with them as they are."""
+
+    def times(codes, scale):
+        return codes.float() * scale, codes
+
+    def draw_codes(generator, N):
+        codes = torch.randn(N, 3, generator=generator).to(torch.float8_e4m3fn)
+        return codes, torch.rand(N, 3, generator=generator)
+
+    made = Task(
+        id="0.4",
+        lab="00_demo",
+        title="Times",
+        name="times",
+        piece="demo.times",
+        difficulty=1,
+        minutes=1,
+        points=1,
+        reference=times,
+        returns=("y", "same"),
+        hints=("a", "b", "c"),
+    )
+    made.asks("products", family(draw_codes, {"N": 4}, ones=["N"]))
+    eight = torch.float8_e4m3fn
+    answers = {
+        "Is `codes` used? With another, the same comes out.": lambda codes, scale: (
+            scale,
+            torch.ones(codes.shape).to(eight),
+        ),
+        "This is what comes out with `codes` negated.": lambda codes, scale: (
+            -codes.float() * scale,
+            (-codes.float()).to(eight),
+        ),
+        "This is what is wanted of same, negated.": lambda codes, scale: (
+            codes.float() * scale,
+            (-codes.float()).to(eight),
+        ),
+        "`codes` itself was added to the result.": lambda codes, scale: (
+            codes.float() * scale + codes.float(),
+            codes,
+        ),
+    }
+    try:
+        for says, answer in answers.items():
+            assert because(made, answer) == says
+    finally:
+        del TASKS["0.4"]
+
+
 def test_an_edit_must_find_its_text_once():
     with pytest.raises(ValueError, match="stands 0 times"):
         edited(scaled, "nowhere => there")

@@ -58,8 +58,9 @@ def _with_other(here: Trial, i: int, n: int) -> Trial:
         given = list(here.one.make(generator))
         x = given[i]
         if isinstance(x, Tensor) and x.is_floating_point():
-            steps = torch.arange(x.numel()).view(x.shape).to(x)
-            given[i] = x.flip(-1) + steps if n else 0.5 * x + 0.3 * steps
+            y = x if x.element_size() > 1 else x.float()  # one byte cannot be added to
+            steps = torch.arange(y.numel()).view(y.shape).to(y)
+            given[i] = (y.flip(-1) + steps if n else 0.5 * y + 0.3 * steps).to(x)
         elif isinstance(x, Tensor):
             given[i] = x.flip(0) if n else x.flip(-1)
         elif isinstance(x, float):
@@ -86,7 +87,7 @@ def added(here: Trial) -> str:
     made = here.one.make(torch.Generator().manual_seed(here.seed))
     for name, x in zip(here.task.arguments, made, strict=True):
         if isinstance(got, Tensor) and isinstance(x, Tensor) and x.shape == got.shape:
-            if x.any() and same(got, wanted + x, here.tolerance):
+            if x.any() and same(got, numbers(wanted) + numbers(x), here.tolerance):
                 return f"`{name}` itself was added to the result."
     return ""
 

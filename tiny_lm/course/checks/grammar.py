@@ -99,9 +99,16 @@ def grammar(task: Spec, arguments: tuple[Any, ...], result: Any) -> Iterator[Mis
 
 def _with_argument(task: Spec, i: int, change: Change) -> Callable[..., Any]:
     def changed(*given: Any) -> Any:
-        return task.reference(*given[:i], change(given[i]), *given[i + 1 :])
+        return task.reference(*given[:i], _made(change, given[i]), *given[i + 1 :])
 
     return changed
+
+
+def _made(change: Change, x: Any) -> Any:
+    """The changed value; of codes of one byte, with which nothing can be computed."""
+    if isinstance(x, Tensor) and x.is_floating_point() and x.element_size() == 1:
+        return change(x.float()).to(x.dtype)
+    return change(x)
 
 
 def _with_swapped(task: Spec, i: int, j: int) -> Callable[..., Any]:
@@ -132,7 +139,7 @@ def _with_result(task: Spec, i: int, change: Change) -> Callable[..., Any]:
     def changed(*given: Any) -> Any:
         result = task.reference(*given)
         if not isinstance(result, tuple):
-            return change(result)
-        return *result[:i], change(result[i]), *result[i + 1 :]
+            return _made(change, result)
+        return *result[:i], _made(change, result[i]), *result[i + 1 :]
 
     return changed
