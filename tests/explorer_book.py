@@ -34,6 +34,11 @@ widgets.timeline_explorer()
 :tags: [remove-input]
 widgets.context_explorer()
 ```
+
+```{code-cell} ipython3
+:tags: [remove-input]
+widgets.codes_explorer()
+```
 """
 TOC = "format: jb-book\nroot: chapters/index\nchapters: [{file: chapters/plain}]\n"
 

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 import test_site
+from codes_pages import STANDS as CODES
+from codes_pages import go_to as hold
+from codes_pages import pointer_moves_the_number, same_codes
 from context_pages import STANDS as CONTEXTS
 from context_pages import go_to as choose
 from context_pages import heads_limit_groups, menus_choose_a_shape, same_costs
 from explorer_book import ROOT, build, drag, press
 from playwright.sync_api import Locator
 from test_site import AXE, AXE_RUN, OVERFLOW, SILENT, THEME_FINDINGS, Visit
+from timeline_pages import STANDS, STOPS, go_to, same_times
 
-from tiny_lm.course.explorers import balance, context, timeline, widgets
+from tiny_lm.course.explorers import balance, codes, context, timeline, widgets
 from tiny_lm.course.explorers.balance import Setting
 from tiny_lm.course.explorers.timeline import Setting as Place
 
@@ -26,6 +30,7 @@ NAMES = {
     "balance": "Explorer: load of experts",
     "timeline": "Explorer: time of a layer",
     "context": "Explorer: what a context costs",
+    "codes": "Explorer: numbers in few bits",
 }
 EXPLORERS = [  # name, model, widget, number of sliders, a choice that Python makes
     (
@@ -37,6 +42,7 @@ EXPLORERS = [  # name, model, widget, number of sliders, a choice that Python ma
         Place(bandwidth=100, latency=50, tokens=256, speed=2, overlap=False),
     ),
     ("context", context, widgets.context_explorer, 10, CONTEXTS[6]),
+    ("codes", codes, widgets.codes_explorer, 5, CODES[6]),
 ]
 each_explorer = pytest.mark.parametrize(
     ("name", "model", "widget", "num_sliders", "told"), EXPLORERS, ids=NAMES
@@ -86,6 +92,12 @@ def layer(visit) -> Locator:
 def costs(visit) -> Locator:
     """The explorer of what a context costs."""
     return visit.page.get_by_role("group", name=NAMES["context"])
+
+
+@pytest.fixture
+def bits(visit) -> Locator:
+    """The explorer of numbers in few bits."""
+    return visit.page.get_by_role("group", name=NAMES["codes"])
 
 
 # --- balance ---
@@ -192,70 +204,6 @@ def test_words_follow_what_is_drawn_and_are_spoken_at_rest(load):
 
 # --- the timeline of a layer ---
 
-STOPS = {
-    "bandwidth": timeline.BANDWIDTHS,
-    "latency": timeline.LATENCIES,
-    "tokens": timeline.TOKENS,
-    "speed": timeline.SPEEDS,
-}
-
-
-def go_to(explorer: Locator, s: Place) -> None:
-    for name, stops in STOPS.items():
-        slider = explorer.locator(f'input[name="{name}"]')
-        press(slider, stops.index(getattr(s, name)))
-    switch = explorer.get_by_role("checkbox", name="overlap")
-    if switch.is_checked() != s.overlap:
-        switch.press("Space")
-
-
-TIMES = """explorer => {
-  const all = (css, name) => [...explorer.querySelectorAll(css)]
-    .map(e => e.dataset[name]);
-  return {facts: all("dd", "value").map(Number), spans: all("g[data-span]", "span"),
-          steps: all("polyline", "steps")};
-}"""
-
-
-def same_times(explorer: Locator, s: Place) -> None:
-    """Every span, the totals and both curves, to the picosecond."""
-    step = timeline.simulate(s)
-    facts = [step.timeline.step_ps, step.exposed_ps]
-    facts += [step.saved_by_bandwidth_ps, step.saved_by_latency_ps]
-    spans = [
-        f"{span.name},{span.kind},{span.start_ps},{span.end_ps}"
-        for gpu in timeline.SHOWN
-        for stream in ("compute", "comm")
-        for span in step.timeline.of(gpu)
-        if span.stream == stream
-    ]
-    steps = [
-        ",".join(
-            str(timeline.play(replace(s, overlap=order, bandwidth=rate)).step_ps)
-            for rate in timeline.BANDWIDTHS
-        )
-        for order in (False, True)
-    ]
-    shown = explorer.evaluate(TIMES)
-    assert shown == {"facts": facts, "spans": spans, "steps": steps}
-
-
-STANDS = [
-    Place(),
-    Place(overlap=False),
-    Place(bandwidth=25, latency=0, tokens=64, speed=0.25, overlap=True),
-    Place(bandwidth=25, latency=1000, tokens=64, speed=4, overlap=True),
-    Place(bandwidth=25, latency=1000, tokens=4096, speed=4, overlap=False),
-    Place(bandwidth=900, latency=0, tokens=4096, speed=0.25, overlap=True),
-    Place(bandwidth=900, latency=1000, tokens=64, speed=0.25, overlap=False),
-    Place(bandwidth=900, latency=0, tokens=64, speed=4, overlap=False),
-    Place(bandwidth=450, latency=1, tokens=256, speed=0.5, overlap=True),
-    Place(bandwidth=160, latency=5, tokens=1024, speed=2, overlap=True),
-    Place(bandwidth=320, latency=200, tokens=1024, speed=1, overlap=False),
-    Place(bandwidth=64, latency=2, tokens=4096, speed=2, overlap=True),
-    Place(bandwidth=128, latency=500, tokens=256, speed=1, overlap=True),
-]
-
 
 @pytest.mark.parametrize("stand", STANDS, ids=named)
 def test_the_page_plays_a_layer_to_the_picosecond(layer, stand):
@@ -296,6 +244,19 @@ def test_the_page_counts_a_context_to_the_last_bit(costs, stand):
 def test_a_shape_is_chosen_by_name_or_number_by_number(costs):
     menus_choose_a_shape(costs)
     heads_limit_groups(costs)
+
+
+# --- numbers in few bits ---
+
+
+@pytest.mark.parametrize("stand", CODES, ids=named)
+def test_the_page_rounds_to_the_last_bit(bits, stand):
+    hold(bits, stand)
+    same_codes(bits, stand)
+
+
+def test_a_pointer_takes_the_number_along_the_line(bits):
+    pointer_moves_the_number(bits)
 
 
 # --- what holds for all explorers ---
@@ -381,7 +342,8 @@ def test_in_a_notebook_the_choice_travels_both_ways(
     model.Setting(**saved)  # a place that the slider has
     page.evaluate("choice => fromPython(choice)", asdict(told))
     root = page.get_by_role("group", name=NAMES[name])
-    same = {"balance": same_numbers, "timeline": same_times, "context": same_costs}
+    same = {"balance": same_numbers, "timeline": same_times}
+    same |= {"context": same_costs, "codes": same_codes}
     same[name](root, told)
     page.evaluate("leave()")
     assert page.evaluate("heard") == {}

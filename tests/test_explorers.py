@@ -198,7 +198,8 @@ def test_a_page_loads_the_explorers_that_it_shows(tmp_path):
     assert load(tmp_path, box + box) == wanted
     assert load(tmp_path, "<p>text</p>") == []
     files = {file.name for file in (tmp_path / "_static" / "explorers").iterdir()}
-    assert files == {"balance.js", "timeline.js", "context.js", "explorer.css"}
+    scripts = {"balance.js", "timeline.js", "context.js", "codes.js"}
+    assert files == scripts | {"explorer.css"}
 
 
 def test_an_explorer_without_a_script_stops_the_build(tmp_path):

@@ -123,6 +123,18 @@ class Picture {
   }
 }
 
+/** Call `moved` with the place, and the picture's width, as a pointer drags over it. */
+function dragOver(picture, moved) {
+  const { svg } = picture;
+  const follow = (event) => {
+    const box = svg.getBoundingClientRect();
+    if (event.buttons) moved(event.clientX - box.left, box.width);
+  };
+  svg.classList.add("drags");
+  for (const kind of ["pointerdown", "pointermove"]) svg.addEventListener(kind, follow);
+  svg.addEventListener("pointerdown", (event) => svg.setPointerCapture(event.pointerId));
+}
+
 /** Numbers with their names; `show` takes {name: [text, exact value]}. */
 class Facts {
   constructor() {

@@ -21,7 +21,7 @@ import anywidget
 import traitlets
 
 from tiny_lm.counts import Number
-from tiny_lm.course.explorers import balance, context, timeline
+from tiny_lm.course.explorers import balance, codes, context, timeline
 from tiny_lm.course.figures.style import Drawing
 from tiny_lm.files import to_json
 
@@ -104,6 +104,14 @@ class ContextExplorer(Explorer):
     _esm = source(name)
 
 
+class CodesExplorer(Explorer):
+    """One number on the line of codes, and a row whose groups share scales."""
+
+    name = "codes"
+    title = "Explorer: numbers in few bits"
+    _esm = source(name)
+
+
 @cache
 def _still(model: ModuleType, start: Any) -> tuple[Drawing, str]:
     return model.picture(start), model.alternative(start)
@@ -182,3 +190,15 @@ def context_explorer(**places: Any) -> Explorer:
         ValueError: a control has no such place.
     """
     return _start(ContextExplorer, context, **places)
+
+
+def codes_explorer(**places: Any) -> Explorer:
+    """Which code does a number get, and what do an outlier and its scale do to others?
+
+    Args:
+        places: where controls stand that shall not stand as in `codes.Setting`.
+
+    Raises:
+        ValueError: a control has no such place.
+    """
+    return _start(CodesExplorer, codes, **places)

@@ -153,6 +153,34 @@ def windows(rows: Mapping[str, Sequence[float]], of: Format = E4M3) -> Drawing:
     return finish(figure)
 
 
+def shared_windows(
+    row: Sequence[float],
+    lost: Sequence[bool],
+    scales: Sequence[float],
+    of: Format = E4M3,
+) -> Drawing:
+    """A row of numbers, and the window that each scale opens for its part of the row.
+
+    Hollow dots become zero, or are cut off.
+    """
+    figure, ax = new_figure(3.4)
+    group = len(row) // len(scales)
+    for place, scale in enumerate(scales):
+        ends = (place * group - 0.5, (place + 1) * group - 0.5)
+        edges = (of.smallest_subnormal / 2, of.smallest_normal, of.largest)
+        zero, small, end = (edge * scale for edge in edges)
+        ax.fill_between(ends, zero, small, color=FAINT, lw=0)
+        ax.fill_between(ends, small, end, color=PALE, lw=0)
+    for hollow in (False, True):
+        places = [at for at, gone in enumerate(lost) if gone is hollow]
+        fill = "white" if hollow else ORANGE
+        sizes = [row[at] for at in places]
+        ax.plot(places, sizes, "o", ms=4, mec=ORANGE, mfc=fill)
+    ax.set_yscale("log")
+    ax.set(xlabel="place in the row", ylabel="size", ylim=(min(row) / 4, max(row) * 4))
+    return finish(figure)
+
+
 def who_shares() -> Drawing:
     """Whose scale does one outlier set? The same matrix under four groupings."""
     figure, ax = new_figure(2.3)
