@@ -262,6 +262,8 @@ def test_a_pointer_takes_the_number_along_the_line(bits):
 # --- what holds for all explorers ---
 
 INK = "e => getComputedStyle(e).fill"
+HIDDEN = """[...document.querySelectorAll(".explorer svg *")]
+  .filter(e => getComputedStyle(e).opacity !== "1").map(e => e.outerHTML)"""
 PAPER = "e => getComputedStyle(e.closest('.text_html')).backgroundColor"
 
 
@@ -273,6 +275,7 @@ def test_all_fit_the_page_in_every_light_and_width(browser, site, scheme, width)
     page.wait_for_selector(READY)
     assert page.locator(".explorer").count() == len(EXPLORERS)
     assert page.evaluate(OVERFLOW) == [] and page.evaluate(SILENT) == []
+    assert page.evaluate(HIDDEN) == [], "the theme has a rule for a class of ours"
     page.add_script_tag(path=AXE)
     found = [f for f in page.evaluate(AXE_RUN, []) if f[0] not in THEME_FINDINGS]
     labels = [page.locator(f"[data-explorer={n}] svg text").first for n in NAMES]

@@ -138,7 +138,7 @@ function showRow(picture, fixed, choice, row, found) {
     `${row.length} numbers and their windows: ${share("zero")} become zero, ` +
       `${share("faint")} lose digits, ${share("cut")} are cut off.`,
     ...found.scales.flatMap((scale, group) => [
-      band(scale, group, smallest(format) / 2, least, "fade"),
+      band(scale, group, smallest(format) / 2, least, "thinning"),
       band(scale, group, least, format.largest, "window"),
     ]),
     ...ticks.map(([size, words]) => text(GUTTER - 5, y(size) + 4, words, "end")),
