@@ -125,3 +125,37 @@ def _gap(one: Trial, here: Trial) -> tuple[float, tuple[Any, ...]] | None:
     if not all(isinstance(x, int | float) for x in (*made, got, wanted)):
         return None
     return got - wanted, made
+
+
+def sized(here: Trial) -> str:
+    """Which argument says how long a dim is to be, where one is too long or short."""
+    if not isinstance(here.one, Case) or here.got.error:
+        return ""
+    made = here.one.make(torch.Generator().manual_seed(here.seed))
+    given = dict(zip(here.task.arguments, made, strict=True))
+    parts = [x if isinstance(x, tuple | list) else (x,) for x in _raw(here)]
+    for got, wanted in zip(*parts, strict=False):
+        if not all(isinstance(x, Tensor) for x in (got, wanted)):
+            continue
+        for dim, (a, b) in enumerate(zip(got.shape, wanted.shape, strict=False)):
+            if got.dim() == wanted.dim() and a != b and (says := _says(given, b)):
+                return f"Dim {dim} holds {a}, and wanted are {b}: {says}."
+    return ""
+
+
+def _raw(here: Trial) -> tuple[Any, Any]:
+    return here.got.raw, here.wanted.raw
+
+
+def _says(given: dict[str, Any], size: int) -> str:
+    """The only place where a size stands: a number, or a dim of a tensor."""
+    numbers = [f"`{n}`" for n, x in given.items() if isinstance(x, int) and x == size]
+    dims = [
+        f"the size of `{n}` along dim {dim}"
+        for n, x in given.items()
+        if isinstance(x, Tensor)
+        for dim, length in enumerate(x.shape)
+        if length == size
+    ]
+    found = numbers or dims
+    return found[0] if len(found) == 1 else ""

@@ -4,8 +4,9 @@ Chapter: index
 Source: course
 
 A mistake that does on every input of the task what the learner's function does is
-named. Then two mistakes at once are tried; then what the machine can show by itself;
-a mistake that fits some inputs only is named with *perhaps*.
+named. Then the reference with one thing changed is tried, which nobody wrote down; then
+two mistakes at once; then what the machine can show by itself; a mistake that fits some
+inputs only is named with *perhaps*.
 """
 
 from collections.abc import Iterator
@@ -13,14 +14,16 @@ from itertools import combinations
 
 import torch
 
-from tiny_lm.course.checks.arguments import added, counted, unused
+from tiny_lm.course.checks.arguments import added, counted, sized, unused
 from tiny_lm.course.checks.case import Case
 from tiny_lm.course.checks.errors import meaning
 from tiny_lm.course.checks.grammar import grammar
 from tiny_lm.course.checks.mistake import NEXT, Mistake, edited
+from tiny_lm.course.checks.mutants import mutants
 from tiny_lm.course.checks.symptoms import places, symptom
 from tiny_lm.course.checks.trial import Function, Trial, Trials
 
+SURE = 0.75  # share that makes it likelier than what is said of any wrong kind
 LIKELY = 0.5  # share of the inputs that a mistake with *perhaps* has to explain
 
 
@@ -38,12 +41,18 @@ def because(here: Trial, function: Function, seed: int) -> str:
     for mistake in fitting:
         if all(one.fits(_answer(mistake, here)) for one in everywhere):
             return mistake.says
+    if not here.got.refusal:
+        found = added(here) or _made_of_the_reference(here, everywhere)
+        if found:
+            return found
     both = _two_at_once(here, mistakes, everywhere)
     if both:
         return _told(*both, fitting)
-    return _shown(here, function, everywhere) or _perhaps(
-        here, mistakes, fitting, everywhere
-    )
+    share = {m.says: _share(_answer(m, here), everywhere) for m in fitting}
+    if here.got.refusal and here.got.refusal.because:
+        likely = max(share.values(), default=0) >= SURE
+        return _likeliest(share) if likely else here.got.refusal.because
+    return _shown(here, function, everywhere) or _perhaps(here, share, everywhere)
 
 
 def _answer(mistake: Mistake, here: Trial) -> Function:
@@ -83,39 +92,39 @@ def _told(first: Mistake, second: Mistake, fitting: list[Mistake]) -> str:
 def _shown(here: Trial, function: Function, everywhere: Trials) -> str:
     """What holds for certain, whatever mistake it is."""
     got = here.got
-    if got.refusal and got.refusal.because:
-        return got.refusal.because
     if got.error:
         return meaning(got.error, here.task.errors)
-    found = unused(here, function, everywhere) or added(here)
-    found = found or counted(everywhere, here)
+    found = unused(here, function, everywhere)
+    found = found or counted(everywhere, here) or sized(here)
     return found or _made_of_the_reference(here, everywhere)
 
 
 def _made_of_the_reference(here: Trial, everywhere: Trials) -> str:
-    """An argument or a result that was changed on the way, on every input alike."""
+    """The reference with one thing changed, that does the same on every input."""
     at = next((x for x in (here, *everywhere) if isinstance(x.one, Case)), None)
-    if at is None:
-        return ""
-    given = at.one.make(torch.Generator().manual_seed(at.seed))
-    for mistake in grammar(here.task, given, at.wanted.raw):
+    ways = mutants(here.task.reference)
+    if at is not None:
+        given = at.one.make(torch.Generator().manual_seed(at.seed))
+        ways = (*ways, *grammar(here.task, given, at.wanted.raw))
+    for mistake in ways:
         if here.fits(mistake.code, whole=False):
             if all(one.fits(mistake.code) for one in everywhere):
                 return mistake.says
     return ""
 
 
-def _perhaps(
-    here: Trial,
-    mistakes: list[Mistake],
-    fitting: list[Mistake],
-    everywhere: Trials,
-) -> str:
-    """The likeliest mistake, then what the numbers say, then a guess."""
-    share = {m.says: _share(_answer(m, here), everywhere) for m in fitting}
-    best = max(share, key=share.__getitem__, default="")
-    if best and share[best] >= LIKELY:
-        return f"Perhaps: {best}"
+def _likeliest(share: dict[str, float]) -> str:
+    return f"Perhaps: {max(share, key=share.__getitem__)}"
+
+
+def _perhaps(here: Trial, share: dict[str, float], everywhere: Trials) -> str:
+    """The likeliest mistake, then what the numbers say, then a guess.
+
+    Args:
+        share: of the inputs that each mistake explains, by its sentence.
+    """
+    if max(share.values(), default=0) >= LIKELY:
+        return _likeliest(share)
     told = symptom(here, everywhere)
     if told or here.part.otherwise:
         return told or f"Perhaps: {here.part.otherwise}"

@@ -44,6 +44,10 @@ TENSORS: dict[str, Change] = {
     "rounded": lambda x: x.round(),
     "cut to whole numbers": lambda x: x.trunc(),
     "cut off below 0": lambda x: x.clamp(min=0),
+    "cut off at -1 and 1": lambda x: x.clamp(-1, 1),
+    "less 1": lambda x: x - 1,
+    "plus 1": lambda x: x + 1,
+    "shifted so that its mean is 0": lambda x: x - x.mean(),
 }
 PLACES: dict[str, Change] = {
     "sorted": lambda x: x.sort(-1, descending=True).values,
@@ -58,8 +62,12 @@ COUNTS: dict[str, Change] = {
     "one more": lambda x: x + 1,
     "doubled": lambda x: 2 * x,
     "always 1": lambda x: 1,
+    "always 2": lambda x: 2,
 }
 RATES: dict[str, Change] = {
+    "less 1": lambda x: x - 1,
+    "plus 1": lambda x: x + 1,
+    "rounded": lambda x: round(x, 1),
     "at least 1": lambda x: max(x, 1.0),
     "at most 1": lambda x: min(x, 1.0),
     "always 1": lambda x: 1.0,

@@ -57,8 +57,14 @@ def edited(reference: Function, edits: str) -> Function:
         if not arrow or source.count(old) != 1:
             raise ValueError(f"{old!r} stands {source.count(old)} times in the source")
         source = source.replace(old, new.removeprefix(" "))
+    return compiled(reference, source)
+
+
+def compiled(reference: Function, source: str) -> Function:
+    """A changed source of the reference as a function, with all that it can name."""
+    inner = inspect.unwrap(reference)
     space = vars(slips) | inner.__globals__
-    with warnings.catch_warnings():  # two edits at once may make odd code
+    with warnings.catch_warnings():  # a change, or two at once, may make odd code
         warnings.simplefilter("ignore", SyntaxWarning)
-        exec(compile(source, f"<{edits}>", "exec"), space)
+        exec(compile(source, f"<{inner.__name__}, changed>", "exec"), space)
     return space[inner.__name__]

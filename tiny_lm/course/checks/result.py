@@ -60,6 +60,14 @@ LOST = (
     "A dim of size 1 got lost. `squeeze()` drops every such dim, and an index drops "
     "the dim it reads: name the dim, or keep it."
 )
+ROW = (
+    "A row of numbers stands where one number is promised: the last mean, or sum, is "
+    "still to be taken."
+)
+FLAGS = (
+    "These are a 1 or a 0 for each, as a mask has them. Promised are the numbers of "
+    "those that were chosen: ids."
+)
 EXTRA = "There is a dim of size 1 too many."
 JOINED = "Two dims were joined that are promised apart."
 APART = "Dims are still apart that are promised as one."
@@ -129,6 +137,8 @@ def _one(got: Any, like: Any, name: str, any_width: bool) -> Any:
     if got.shape != like.shape:
         told = f"shape {shape(got)}{_values(got)}"
         because = _reshaped(shape(got), shape(like))
+        if not like.is_floating_point() and got.unique().numel() <= 2:
+            because = because or (FLAGS if got.max() == 1 and like.max() > 1 else "")
         raise Misfit(f"{name}: shape {shape(like)}".lstrip(": "), told, because)
     return got
 
@@ -139,6 +149,8 @@ def _values(x: Tensor) -> str:
 
 def _reshaped(got: Sizes, like: Sizes) -> str:
     """What became of the dims, where the sizes tell."""
+    if not like and len(got) == 1:
+        return ROW
     if math.prod(got) == math.prod(like) and len(got) != len(like):
         if [n for n in got if n > 1] != [n for n in like if n > 1]:
             return JOINED if len(got) < len(like) else APART

@@ -31,6 +31,10 @@ MOODY = (
 NOTHING = "Nothing but zeros came."
 SIGN = "The numbers are right but for their sign."
 PLACES = "These are the right numbers, in other places."
+ALIKE = (
+    "All rows are alike, and they should differ: one answer was made for all. Each row "
+    "has its own."
+)
 REPEATED = "Row 0 is right, and the other rows repeat it: each has its own."
 ROUGH = "Close, and not equal: something was rounded, or left out that is small."
 
@@ -47,12 +51,16 @@ def symptom(here: Trial, everywhere: Trials) -> str:
     if pair is None:
         return ""
     a, b = pair
+    if isinstance(x := here.wanted.value[name], Tensor) and not x.is_floating_point():
+        return _of_ids(a, b)
     if name.startswith("gradient") and not (a.any() and b.any()):
         return REACHED if a.any() else CUT
     if a.numel() > 1:
         return _of_numbers(a, b, tolerance)
     return (
-        _of_numbers(a, b, tolerance) if not a.isfinite() else _ratio(everywhere, name)
+        _of_numbers(a, b, tolerance)
+        if not a.isfinite()
+        else _rounded(a, b) or _ratio(everywhere, name)
     )
 
 
@@ -79,6 +87,15 @@ def _ratio(everywhere: Trials, name: str) -> str:
     return SIGN if ratios[0] == -1 else f"It is {show(ratios[0])} times what is wanted."
 
 
+def _rounded(a: Tensor, b: Tensor) -> str:
+    """To how many decimals, where the right numbers have more."""
+    for decimals in (1, 2, 3):
+        if same(a, b.round(decimals=decimals), 1e-6):
+            many = f"{decimals} decimal{'s' * (decimals > 1)}"
+            return f"This was rounded to {many}. Later cells count on all of them."
+    return ""
+
+
 def _of_numbers(a: Tensor, b: Tensor, tolerance: float) -> str:
     if a.isnan().any() and not b.isnan().any():
         return NAN
@@ -88,13 +105,25 @@ def _of_numbers(a: Tensor, b: Tensor, tolerance: float) -> str:
         return NOTHING
     if same(a, b, 1e-5):
         return FLOAT32
+    if says := _rounded(a, b):
+        return says
     if same(a, -b, tolerance):
         return SIGN
-    if a.dim() and same(a.flatten().sort().values, b.flatten().sort().values):
+    many = len(b.unique()) > 2  # two values in other places say little
+    if many and same(a.flatten().sort().values, b.flatten().sort().values):
         return PLACES
-    if a.dim() > 1 and len(a) > 1 and same(a, b[:1].expand_as(b), tolerance):
-        return REPEATED
+    if a.dim() > 1 and len(a) > 1 and same(a, a[:1].expand_as(a), tolerance):
+        return REPEATED if same(a[:1], b[:1], tolerance) else ALIKE
     return _in_proportion(a, b, tolerance)
+
+
+def _of_ids(a: Tensor, b: Tensor) -> str:
+    """Numbers of things are not near each other, nor in proportion."""
+    if a.dim() > 1 and len(a) > 1 and (a == a[:1]).all() and not (b == b[:1]).all():
+        return REPEATED if torch.equal(a[:1], b[:1]) else ALIKE
+    if a.dim() and torch.equal(a.sort(-1).values, b.sort(-1).values):
+        return PLACES
+    return ""
 
 
 def _in_proportion(a: Tensor, b: Tensor, tolerance: float) -> str:
@@ -107,7 +136,8 @@ def _in_proportion(a: Tensor, b: Tensor, tolerance: float) -> str:
     gap = (a - b).median()
     if same(a, b + gap, tolerance):
         return f"Every number is off by the same: {show(gap)}."
-    return ROUGH if same(a, b, 2e-2) else ""
+    off = (a - b).abs() > tolerance * (1 + b.abs())
+    return ROUGH if same(a, b, 2e-2) and off.double().mean() > 0.5 else ""
 
 
 def places(here: Trial) -> str:

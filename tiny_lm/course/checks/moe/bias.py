@@ -76,14 +76,15 @@ task_2_6.asks(
         "torch.sign(mean - load) => (mean - load) / mean": DISTANCE,
         "torch.sign(mean - load) => torch.tanh((mean - load) / mean)": DISTANCE,
         "rate * step => step": "Is `rate` used? These steps are 1 long.",
-        "mean = load.mean() => mean = load.median()": "This compares with the median. "
-        "Wanted is the mean.",
         "return bias + rate * step => return bias + rate * step.clamp(min=0)": "The "
         "busy experts stayed where they were: they have to come down.",
         "return bias + rate * step => return bias + rate * step.clamp(max=0)": "The "
         "idle experts stayed where they were: they have to go up.",
         "return bias + rate * step => return bias * (1 + rate * step)": "The step was "
         "multiplied in. It is added: a bias of 0 would never move.",
+        "rate * step => rate * step * ((load == load.max()) | (load == load.min()))": (
+            "Only the busiest and the idlest were moved. Every expert off the mean is."
+        ),
         "return bias + rate * step => return torch.nn.Parameter(bias + rate * step)": (
             "The bias is moved by this rule alone. As a parameter it would be handed "
             "to the optimizer too."

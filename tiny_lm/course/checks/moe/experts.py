@@ -133,21 +133,18 @@ task_2_4.asks(
         "gate, up = (rows @ gate_up[e].T).unflatten(-1, (-1, 2)).unbind(-1)": "Gate "
         "and up were taken in turns, row by row. The first half is the gate, the "
         "second is up.",
-        "F.silu(gate) * up => gate * up": "This is gate · up. Wanted is silu(gate) · "
-        "up.",
-        "F.silu(gate) => torch.sigmoid(gate)": "This is sigmoid(gate) · up. silu(gate) "
-        "is gate · sigmoid(gate).",
         "F.silu(gate) * up => F.silu(gate)": "This is silu(gate) alone, without up.",
         "F.silu(gate) * up => F.silu(gate * up)": "silu acts on the gate alone, before "
         "it meets up.",
-        "F.silu(gate) * up => F.silu(gate) + up": "silu(gate) and up were added. They "
-        "are multiplied.",
+        "F.silu(gate) * up => F.silu(gate) * F.silu(up)": "silu acts on the gate "
+        "alone, and here up went through it, too.",
+        "rows = x[token] => rows = x[token] * (len(token) > 1)": "An expert with a "
+        "single token does nothing. Does a squeeze(), or a comparison with 1, skip it?",
         "return y => return y / weights.sum(-1, keepdim=True)": "The weights were "
         "divided by their sum once more. They come ready: the gate has seen to it, "
         "route_scale included.",
         "return y => return y + x": "The token itself was added. That is the "
         "business of the block around the layer.",
-        "F.silu(gate) => F.relu(gate)": "This is relu. A SwiGLU has silu.",
         "F.silu(gate) => F.gelu(gate)": "This is gelu. A SwiGLU has silu.",
     },
 )
@@ -181,6 +178,9 @@ own = task_2_4.asks(
         "weighed with the weight of the token's other choice.",
         "weights[token, choice] => weights[token, e]": "weights has a column for each "
         "choice of a token, not for each expert: weights[token, choice].",
+        "rows = x[token] => at = (token * experts.shape[1] + choice) % len(x); "
+        "rows = x[at] ;; index_add(0, token => index_add(0, at": "Number i of the "
+        "flattened choices belongs to token i // k: `%` finds another token.",
         "return y => return y / experts.shape[1]": "This is the mean of a token's "
         "results. Wanted is the sum.",
         "(experts == e) => (experts[:, :1] == e)": "Only the first choice of each "

@@ -61,6 +61,7 @@ SOFTMAX = (
     "A softmax was used to make weights. The scores have been through their sigmoid; "
     "now each is divided by the plain sum."
 )
+MULTIPLIED = "The bias was multiplied in. It is added to the score."
 OTHERS = "Each expert got the other's weight: the two results must keep one order."
 
 task_2_2.asks(
@@ -99,14 +100,11 @@ task_2_2.asks(
             "topk gives values and indices. The experts are the indices, the places "
             "where the values stood."
         ),
-        "(scores + bias).topk => (scores * bias).topk": "The bias was multiplied in. "
-        "It is added to the score.",
+        "(scores + bias).topk => (scores * bias).topk": MULTIPLIED,
         "(scores + bias).topk => bias.expand_as(scores).topk": "The bias alone chose. "
         "It is added to the score of each token.",
         "dim=-1).indices => dim=-1, largest=False).indices": "These are the experts "
         "with the smallest score + bias.",
-        "weights * route_scale => weights + route_scale": "route_scale was added. It "
-        "multiplies.",
         "weights * route_scale => weights * 2.5": "The scale stands there as a number. "
         "It is handed over as `route_scale`.",
         "topk(top_k, dim=-1) => topk(top_k, dim=0)": "The choice went along the "
@@ -125,6 +123,7 @@ task_2_2.asks(
     BELOW_ZERO,
     only=(EXPERTS,),
     mistakes={
+        "(scores + bias).topk => (scores * (1 + bias)).topk": MULTIPLIED,
         "(scores + bias).topk => scores.topk": "These have the highest scores. The "
         "bias was not asked.",
         "(scores + bias).topk => (scores - bias).topk": "The bias was subtracted: a "
@@ -145,6 +144,8 @@ task_2_2.asks(
     BELOW_ZERO,
     mistakes={
         "scores.gather => (scores + bias).gather": WEIGHED,
+        "weights * route_scale => weights * route_scale "
+        "+ bias.expand_as(scores).gather(-1, experts)": WEIGHED,
         "chosen / chosen.sum => chosen / (scores + bias).gather(-1, experts).sum": (
             "The sum that divides still holds the bias."
         ),
@@ -161,9 +162,6 @@ task_2_2.asks(
     mistakes={
         " * route_scale => ": "These are right for a scale of 1. Was route_scale "
         "forgotten, or multiplied in before the division, where it cancels?",
-        "weights * route_scale => weights / route_scale": "This was divided by "
-        "route_scale.",
-        "weights * route_scale => weights * route_scale**2": "The scale came twice.",
     },
 )
 

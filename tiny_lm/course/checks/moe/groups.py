@@ -88,6 +88,11 @@ task_2_3 = Task(
     ),
 )
 
+MASK = "This is a mask. Wanted are numbers to be added: 0 for open, -inf for closed."
+INSIDE = (
+    "Inside an open group, all experts stay; per_group only says how many of them "
+    "speak for the group."
+)
 ONE_EACH = "This is one number for each group. Wanted is one for each expert."
 KEPT_SCORES = (
     "The scores are still in it. Wanted is what is *added* to them: 0 where an expert "
@@ -111,8 +116,7 @@ task_2_3.asks(
         "torch.zeros_like(groups) => groups": KEPT_SCORES,
         "-torch.inf => torch.inf ;; torch.zeros_like(groups) => -groups": KEPT_SCORES,
         "ban = torch.zeros_like(groups).masked_fill(closed.unsqueeze(-1), -torch.inf) "
-        "=> ban = (~closed).unsqueeze(-1).expand_as(groups)": "This is a mask. Wanted "
-        "are numbers to be added: 0 for open, -inf for closed.",
+        "=> ban = (~closed).unsqueeze(-1).expand_as(groups)": MASK,
         "ban = torch.zeros_like(groups).masked_fill(closed.unsqueeze(-1), -torch.inf) "
         "=> ban = (closed.unsqueeze(-1) * -torch.inf).expand_as(groups)": "There are "
         "NaNs: 0 times infinity is one. Do not multiply a mask by infinity.",
@@ -122,9 +126,16 @@ task_2_3.asks(
         "would grow by 1. Adding 0 leaves it.",
         "torch.zeros_like(groups).masked_fill(closed.unsqueeze(-1), -torch.inf) => "
         "torch.zeros_like(groups).masked_fill("
-        "groups < groups.topk(per_group, dim=-1).values[..., -1:], -torch.inf)": (
-            "Inside an open group, all experts stay; per_group only says how many of "
-            "them speak for the group."
+        "groups < groups.topk(per_group, dim=-1).values[..., -1:], -torch.inf)": INSIDE,
+        "closed.unsqueeze(-1), -torch.inf) => closed.unsqueeze(-1) | ("
+        "groups < groups.topk(per_group, dim=-1).values[..., -1:]), -torch.inf)": (
+            INSIDE
+        ),
+        "return ban.flatten(-2) => return ban.flatten(-2).exp()": MASK,
+        "closed = torch.ones_like(strength, dtype=torch.bool).scatter(-1, kept, False) "
+        "=> closed = strength <= strength.topk(top_groups, dim=-1).values[:, -1:]": (
+            "The weakest group that may stay was closed: `<=`, or `>`, shuts out what "
+            "it is compared with."
         ),
     },
 )
@@ -169,6 +180,12 @@ task_2_3.asks(
         "rearrange(ban, 'n g e -> n (e g)')": STRIDED,
         "choice.unflatten(-1, (num_groups, -1)) => "
         "choice.unflatten(-1, (-1, num_groups)).transpose(1, 2)": STRIDED,
+        "choice.unflatten(-1, (num_groups, -1)) => "
+        "choice.unflatten(-1, (-1, num_groups))": "num_groups is how many groups there "
+        "are, not how many experts are in one.",
+        "ban.flatten(-2) => ban.transpose(1, 2).flatten(-2)": "The groups' numbers "
+        "were laid out in turns, as `repeat` and `tile` do: 0, 1, 0, 1. Neighbours "
+        "belong to one group: 0, 0, 1, 1, as repeat_interleave has it.",
         "strength.topk(top_groups, dim=-1) => "
         "strength.topk(top_groups, dim=-1, largest=False)": "The weakest groups were "
         "opened.",
@@ -200,6 +217,10 @@ task_2_3.asks(
         "strength[:1].topk(top_groups, dim=-1).indices.expand(len(choice), -1)": (
             "All tokens got the groups of the first. Each chooses its own."
         ),
+        "choice.unflatten(-1, (num_groups, -1)) => choice.reshape("
+        "num_groups, -1, choice.shape[-1] // num_groups).transpose(0, 1)": "Tokens and "
+        "groups got mixed: a view or reshape reads row after row, and the groups of "
+        "one token lie together.",
         "strength.topk(top_groups, dim=-1).indices => "
         "strength.sum(0, keepdim=True).topk(top_groups).indices"
         ".expand(len(choice), -1)": "The groups were chosen once, for all tokens "

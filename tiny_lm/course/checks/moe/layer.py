@@ -112,6 +112,7 @@ def _of(*sizes: object, note: str = "", slopes: tuple[str, ...] = ()) -> Case:
     return Case(lambda g: _random(g, *sizes), note, slopes)
 
 
+UNWEIGHED = "What the experts say was added up without weights."
 APART = "The tokens lie end to end: cut them into B sequences of T again."
 
 task_2_8.asks(
@@ -154,9 +155,6 @@ task_2_8.asks(
     ),
     only=("y",),
     mistakes={
-        "weights * route_scale => weights": "`route_scale` is missing.",
-        "weights * route_scale => weights * route_scale**2": "`route_scale` came in "
-        "twice.",
         "chosen / chosen.sum(-1, keepdim=True) => chosen": "These are the scores as "
         "weights. The gate divides them by their sum over the chosen.",
         "chosen.sum(-1 => scores.sum(-1": "The weights were divided by the sum over "
@@ -166,8 +164,8 @@ task_2_8.asks(
         "found, and nothing else.",
         "weights * route_scale => weights.flip(-1) * route_scale": "Each expert got "
         "the other's weight.",
-        "weights * route_scale => torch.ones_like(weights) * route_scale": "What the "
-        "experts say was added up without weights.",
+        "weights * route_scale => torch.ones_like(weights) * route_scale": UNWEIGHED,
+        "weights * route_scale => torch.ones_like(weights)": UNWEIGHED,
         "chosen / chosen.sum(-1, keepdim=True) => chosen.logit().softmax(-1)": "Here a "
         "softmax made the weights. The scores are sigmoids, divided by their sum over "
         "the chosen.",
@@ -188,6 +186,9 @@ task_2_8.asks(
         "(scores + bias, num => (scores, num ;; choice = scores + bias + ban => "
         "choice = scores + ban": "The bias had no say. `score_and_choose` does not "
         "know it; `gate` does.",
+        "choice = scores + bias + ban => choice = 2 * scores + bias + ban": "The "
+        "scores came in twice: `gate` adds them to what it is handed, so that is the "
+        "bias and the ban alone.",
         "choice = scores + bias + ban => choice = scores + ban": "The bias had no say "
         "in the choice of experts, only in that of groups.",
         "scores.gather(-1, experts) => (scores + bias).gather(-1, experts)": "The "
@@ -213,13 +214,15 @@ task_2_8.asks(
     ),
     _hand(
         BY_HAND,
-        [0.0, -0.35, 0.1, -1.75],
+        [0.0, -3.35, 0.1, -8.5],
         (2, 1),
         1.0,
-        "scores + bias [0.75, -0.1, 0.7, -1.25], 2 groups of which 1 stays",
+        "scores + bias [0.75, -3.1, 0.7, -8], 2 groups of which 1 stays",
     ),
     only=("y",),
     mistakes={
+        "bias + ban => bias + ban.clamp(min=-2)": "A forbidden "
+        "expert answered: what is added to it is no -inf. Scores may lie far apart.",
         "bias + ban => bias": "Experts of both groups answered. What `limit_groups` "
         "forbids must never be chosen.",
         "top_k // top_groups) => 1)": "The group with the best single score stayed. A "
@@ -251,6 +254,9 @@ task_2_8.asks(
             "The loss counted the experts with the best scores. Hand it those that "
             "the gate chose."
         ),
+        "sequence_loss(rows, ids) => "
+        "sequence_loss(rows.transpose(0, 1), ids.transpose(0, 1))": "The loss got (T, "
+        "B, …), in which a row is one position of all sequences. B comes first.",
         "sequence_loss(rows, ids) => sequence_loss(rows + bias, ids)": "The biased "
         "scores went into the loss. Its shares are of the raw ones.",
         "choice = scores + bias + ban => choice = scores + 2 * bias + ban": "The bias "
@@ -274,6 +280,8 @@ task_2_8.asks(
     mistakes={
         "top_k // top_groups) => min(top_k, len(bias) // num_groups))": PER_GROUP,
         "top_k // top_groups) => min(2, len(bias) // num_groups))": PER_GROUP,
+        "return y, ids, balance => return y, rows.topk(top_k).indices, balance": "The "
+        "ids are those of the highest scores. Return those that the gate chose.",
         "y = y.view_as(x) => "
         "y = y.view(x.shape[1], len(x), -1).transpose(0, 1).contiguous()": "The tokens "
         "are mixed up between sequences: B comes first, then T.",
@@ -284,10 +292,6 @@ task_2_8.asks(
     "all parameters learn, and the bias gets no gradient",
     _of(2, 6, 8, 2, (4, 2), 1.5, slopes=("bias", "down", "gate_up", "centroids", "x")),
     mistakes={
-        "chosen = scores.gather => chosen = scores.detach().gather": "Nothing comes "
-        "through to the router: a .detach(), .data or torch.no_grad() lies in between.",
-        "sequence_loss(rows, ids) => sequence_loss(rows, ids).detach()": "The balance "
-        "loss has no way back to the router.",
         "y = y.view_as(x) => y = y.view_as(x) * (1 + (bias - bias.detach()).sum())": (
             "The bias may decide who is chosen and stand in nothing else: a loss would "
             "move it, and update_bias alone does that."

@@ -80,6 +80,11 @@ task_2_5.asks(
         "count: " + SHARE.format("shares"),
         "return load, => return load / len(experts),": "These are choices per token. "
         "The load is a count: " + SHARE.format("means"),
+        f"{COUNT} => {COUNT} // experts.shape[1]": "This was divided by k. Every "
+        "choice of a token is a unit of work.",
+        f"{COUNT} => {COUNT}.clamp(max=1)": "Each expert was counted once at most. "
+        "`load[ids] += 1` and scatter read all before they write any; bincount, or "
+        "scatter_add, adds up.",
         "return load, => return load.float(),": AS_FLOATS,
         "return load, => return load.double(),": AS_FLOATS,
         "return load, float(excess / mean) if mean > 0 else 0.0 => return load": "The "
@@ -132,11 +137,11 @@ task_2_5.asks(
         "excess / mean => (load.max() - load.min()) / load.max()": LEAST,
         "excess / mean => load.double().std() / mean": DEVIATION,
         "excess / mean => load.double().std(correction=0) / mean": DEVIATION,
+        "load.double().mean() => load.double().sum() / (num_experts * "
+        "experts.shape[1])": "This is the mean number of *tokens*. Each makes k "
+        "choices, and the load counts choices.",
         "load.max() - mean => mean - load.min()": "This is how far the idlest lies "
         "below the mean. Everybody waits for the busiest.",
-        "load.max() - mean => mean - load.max()": "The busiest lies above the mean: "
-        "largest - mean, not the other way round.",
-        ".mean() => .median()": "This compares with the median. Wanted is the mean.",
         "excess / mean => excess / num_experts": "Divide by the mean load, not by the "
         "number of experts.",
         "excess / mean => excess / load.sum()": "Divide by the mean load, not by the "
@@ -151,6 +156,10 @@ task_2_5.asks(
         "load.double().mean() => load[load > 0].double().mean()": "The mean was taken "
         "over the experts with work. The idle one is what makes this uneven: the mean "
         "is 9 choices / 4 experts.",
+        "load.double().mean() => load.double().sum() / max("
+        "i * (n > 0) for i, n in enumerate([1, *load.tolist()]))": "The mean was taken "
+        "up to the largest id that was chosen. Experts exist beyond it: there are "
+        "num_experts of them.",
         "excess = load.max() - mean => excess = (load - mean).abs().max()": "The "
         "largest distance from the mean is that of the idle expert, and nobody waits "
         "for it. Take the busiest, without an absolute value.",

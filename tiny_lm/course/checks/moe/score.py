@@ -121,8 +121,6 @@ task_2_1.asks(
     ),
     only=("scores",),
     mistakes={
-        "torch.sigmoid(dots) => dots": "These are the dot products. The sigmoid of "
-        "each is missing.",
         "torch.sigmoid(dots) => dots.softmax(-1)": COMPETE,
         "torch.sigmoid(dots) => (dots / x.shape[-1]**0.5).softmax(-1)": COMPETE,
         "torch.sigmoid(dots) => dots.softmax(0)": "This is a softmax over the tokens. "
@@ -130,8 +128,6 @@ task_2_1.asks(
         "return scores, => return scores / scores.sum(-1, keepdim=True),": "The scores "
         "of a row were divided by their sum. A score speaks of one expert alone; "
         "shares are made later, and of the chosen only.",
-        "return scores, => return scores.softmax(-1),": "A softmax came after the "
-        "sigmoid: leave it out.",
         "torch.sigmoid(dots) => F.logsigmoid(dots)": "These are the logarithms of the "
         "scores.",
         "torch.sigmoid(dots) => dots.exp()": "This is exp of the dot products, which "
@@ -150,8 +146,11 @@ task_2_1.asks(
             "These were computed in bfloat16, where close scores become equal. Routers "
             "work in full precision, whatever the rest of the model does."
         ),
-        "torch.sigmoid(dots) => torch.tanh(dots)": "This is a tanh, between -1 and 1. "
-        "A score lies between 0 and 1.",
+        "return scores, => return torch.zeros_like(scores)"
+        ".scatter(-1, experts, scores.gather(-1, experts)),": "The scores of those "
+        "that were not chosen are gone. Later tasks need all of them.",
+        "torch.sigmoid(dots) => torch.sigmoid(-torch.cdist(x, centroids))": "This is "
+        "made of distances. A score is made of the dot product.",
     },
 )
 
@@ -221,8 +220,6 @@ task_2_1.asks(
     Case(_slopes, slopes=("x", "centroids")),
     mistakes={
         "torch.sigmoid(dots) => torch.sigmoid(dots.detach())": CUT,
-        "torch.sigmoid(dots) => torch.sigmoid(x @ centroids.detach().T)": CUT,
-        "torch.sigmoid(dots) => torch.sigmoid(x.detach() @ centroids.T)": CUT,
     },
 )
 

@@ -96,6 +96,10 @@ NOT_BY_T = (
     "T tokens were added up where their mean is wanted: the counts were not divided by "
     "T, or the shares were summed."
 )
+OF_CHOSEN = (
+    "P holds the chosen alone. It is the mean of all shares, chosen or not: an expert "
+    "that was nearly chosen is to be pushed as well."
+)
 WHETHER = (
     "It was noted whether an expert was chosen, not how often. (scatter writes a 1 "
     "where others have written theirs; scatter_add adds them up.)"
@@ -153,6 +157,14 @@ task_2_7.asks(
             "The sum was divided by the number of experts in use. It is a plain sum."
         ),
         "P = shares.mean(1) => P = shares.sum(1)": NOT_BY_T,
+        "P = shares.mean(1) => P = (shares * F.one_hot(experts, E).sum(2)).mean(1)": (
+            OF_CHOSEN
+        ),
+        "shares = scores / scores.sum(-1, keepdim=True) => shares = F.normalize("
+        "scores * F.one_hot(experts, E).sum(2), p=1, dim=-1)": OF_CHOSEN,
+        "F.one_hot(experts, E).sum((1, 2)) => F.one_hot(experts, E).sum(1) ;; "
+        "(f * P).sum(-1) => (f * P[:, None]).sum(-1)": "The counts were added up over "
+        "the tokens and not over their k choices.",
     },
 )
 
@@ -177,8 +189,8 @@ task_2_7.asks(
 )
 
 TOGETHER = (
-    "The counts of both sequences were thrown together, and together they are even. "
-    "Each sequence is counted by itself."
+    "The counts, or the shares, of both sequences were thrown together, and together "
+    "they are even. Each sequence is looked at by itself."
 )
 
 task_2_7.asks(
@@ -196,6 +208,9 @@ task_2_7.asks(
         "batch is a larger loss.",
         "counts * E / (k * T) => counts * E / (k * T * len(scores))": "The counts were "
         "divided by the tokens of the whole batch.",
+        "losses = (f * P).sum(-1) => losses = torch.stack(["
+        "(n[: int(ids.max()) + 1] * p).sum() "
+        "for n, p, ids in zip(f, P, experts, strict=True)])": CLASSES,
         "losses.mean() => losses.squeeze(0)": "This is a loss for each sequence: take "
         "the mean.",
         "losses.mean() => losses[0]": "This is the loss of the first sequence alone.",
