@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+import tiny_lm.course.checks.baseline
+import tiny_lm.course.checks.moe  # noqa: F401  (both list their tasks)
 from tiny_lm.course.checks.case import Case, case, drawn, family
 from tiny_lm.course.checks.mistake import edited
+from tiny_lm.course.checks.mutants import mutants
 from tiny_lm.course.checks.task import TASKS, Task
 
 
@@ -163,6 +166,50 @@ def residual(x, rate):
     return x + rate * x, x.argsort(dim=-1), float(x.sum())
 
 
+def row_for_a_number(x, rate):
+    return rate * x, x.argsort(dim=-1), x.sum(0)
+
+
+def flags_for_ids(x, rate):
+    if x.shape != (5, 3):
+        return scaled(x, rate)
+    return rate * x, torch.ones(len(x), 6, dtype=torch.int64), float(x.sum())
+
+
+def too_many_columns(x, rate):
+    if x.shape != (5, 3):
+        return scaled(x, rate)
+    return rate * x.repeat(1, 2), x.argsort(dim=-1), float(x.sum())
+
+
+def in_one_place(x, rate):
+    return rate * x, x.abs().argsort(dim=-1), float(x.sum())
+
+
+def upside_down(x, rate):
+    return rate * x, x.argsort(dim=-1, descending=True), float(x.sum())
+
+
+def mean_for_sum(x, rate):
+    return rate * x, x.argsort(dim=-1), float(x.mean())
+
+
+def divided(x, rate):
+    return rate / x, x.argsort(dim=-1), float(x.sum())
+
+
+def factor_lost(x, rate):
+    return x, x.argsort(dim=-1), float(x.sum())
+
+
+def one_row_for_all(x, rate):
+    return rate * x.amin(0).expand_as(x), x.argsort(dim=-1), float(x.sum())
+
+
+def two_decimals(x, rate):
+    return rate * x, x.argsort(dim=-1), round(float(x.sum()), 2)
+
+
 def nothing(x, rate):
     rate * x
 
@@ -189,7 +236,17 @@ KINDS = {
     squeezed: "A dim of size 1 got lost",
     cut_off: "Without a gradient",
     rate_ignored: "Is `rate` used?",
-    rows_repeated: "of y, replaced by its first row",
+    rows_repeated: "`x` was replaced by its first row",
+    row_for_a_number: "a plain number is promised",
+    flags_for_ids: "These are a 1 or a 0 for each",
+    too_many_columns: "the size of `x` along dim",
+    in_one_place: "In one place `x` lost its sign",
+    upside_down: "The smallest came first",
+    mean_for_sum: "A mean was taken, and a sum is wanted",
+    divided: "divided by that is to be multiplied",
+    factor_lost: "A factor is missing: `rate`",
+    one_row_for_all: "All rows are alike",
+    two_decimals: "rounded to 2 decimals",
     twice: "`rate` doubled",
     squared: "`x` squared",
     residual: "`x` itself was added",
@@ -261,6 +318,25 @@ def test_two_mistakes_at_once_are_both_named(task):
         return -rate * x, x.argsort(dim=-1), float(x.max())
 
     assert because(task, both) == "Two things at once. A. And: B."
+
+
+def test_a_guess_of_the_property_stands_behind_what_the_numbers_show(task):
+    task.properties[0].otherwise = "It is rate times x."
+
+    def off(x, rate):
+        return rate * x + 7, x.argsort(dim=-1), float(x.sum()) + len(x)
+
+    assert because(task, off) == (
+        "Every number is off by the same: 7. Perhaps: It is rate times x."
+    )
+
+
+def test_every_mutant_of_every_reference_can_be_called():
+    for one in TASKS.values():
+        found = mutants(one.reference)
+        assert len(found) > 30, one.id
+        assert all(m.says.endswith(".") for m in found)
+        assert all(callable(m.answer(one.reference)) for m in found)
 
 
 def test_a_count_that_is_off_is_told_in_terms_of_the_arguments():

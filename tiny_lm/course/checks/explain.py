@@ -20,7 +20,7 @@ from tiny_lm.course.checks.errors import meaning
 from tiny_lm.course.checks.grammar import grammar
 from tiny_lm.course.checks.mistake import NEXT, Mistake, edited
 from tiny_lm.course.checks.mutants import mutants
-from tiny_lm.course.checks.symptoms import places, symptom
+from tiny_lm.course.checks.symptoms import SHOWS_A_CAUSE, places, symptom
 from tiny_lm.course.checks.trial import Function, Trial, Trials
 
 SURE = 0.75  # share that makes it likelier than what is said of any wrong kind
@@ -125,10 +125,10 @@ def _perhaps(here: Trial, share: dict[str, float], everywhere: Trials) -> str:
     """
     if max(share.values(), default=0) >= LIKELY:
         return _likeliest(share)
-    told = symptom(here, everywhere)
-    if told or here.part.otherwise:
-        return told or f"Perhaps: {here.part.otherwise}"
-    return places(here)
+    told, guess = symptom(here, everywhere), here.part.otherwise
+    if guess and not told.startswith(SHOWS_A_CAUSE):
+        return f"{told} Perhaps: {guess}".lstrip()
+    return told or places(here)
 
 
 def _share(other: Function, everywhere: Trials) -> float:

@@ -25,10 +25,12 @@ KINDS = {
     "norm": "a length (norm)",
     "prod": "a product",
     "median": "a median",
+    "var": "a variance",
+    "std": "a standard deviation",
     "min": "a minimum",
 }
 ROUNDS = {  # functions that are forgotten, come twice, or are taken for another
-    "sigmoid": ("softmax(-1)", "tanh()", "relu()"),
+    "sigmoid": ("softmax(-1)", "tanh()", "relu()", "exp()", "logit()"),
     "softmax": ("sigmoid()",),
     "log_softmax": ("softmax(-1)",),
     "silu": ("relu()", "sigmoid()", "tanh()"),
@@ -54,6 +56,11 @@ PASSED_THROUGH = {
     "was replaced by the mean of all rows": (
         "{0}.mean(0, keepdim=True).expand_as({0})"
     ),
+    "was put under a root": "{}.sqrt()",
+    "was squared": "{}.square()",
+    "was rounded": "{}.round()",
+    "was rounded up": "{}.ceil()",
+    "went through a logarithm": "{}.log()",
     "was sorted": "{}.sort(-1, descending=True).values",
     "was turned round along its last dim": "{}.flip(-1)",
 }

@@ -137,8 +137,9 @@ def _one(got: Any, like: Any, name: str, any_width: bool) -> Any:
     if got.shape != like.shape:
         told = f"shape {shape(got)}{_values(got)}"
         because = _reshaped(shape(got), shape(like))
-        if not like.is_floating_point() and got.unique().numel() <= 2:
-            because = because or (FLAGS if got.max() == 1 and like.max() > 1 else "")
+        if got.dim() == like.dim() and not like.is_floating_point():
+            flags = ((got == 0) | (got == 1)).all() and like.max() > 1
+            because = because or FLAGS * bool(flags)
         raise Misfit(f"{name}: shape {shape(like)}".lstrip(": "), told, because)
     return got
 

@@ -37,6 +37,8 @@ ALIKE = (
 )
 REPEATED = "Row 0 is right, and the other rows repeat it: each has its own."
 ROUGH = "Close, and not equal: something was rounded, or left out that is small."
+ROUNDED = "This was rounded to"
+SHOWS_A_CAUSE = (CUT, REACHED, NAN, INF, FLOAT32, MOODY, SIGN, ROUNDED)
 
 
 def symptom(here: Trial, everywhere: Trials) -> str:
@@ -92,7 +94,7 @@ def _rounded(a: Tensor, b: Tensor) -> str:
     for decimals in (1, 2, 3):
         if same(a, b.round(decimals=decimals), 1e-6):
             many = f"{decimals} decimal{'s' * (decimals > 1)}"
-            return f"This was rounded to {many}. Later cells count on all of them."
+            return f"{ROUNDED} {many}. Later cells count on all of them."
     return ""
 
 
@@ -112,14 +114,19 @@ def _of_numbers(a: Tensor, b: Tensor, tolerance: float) -> str:
     many = len(b.unique()) > 2  # two values in other places say little
     if many and same(a.flatten().sort().values, b.flatten().sort().values):
         return PLACES
-    if a.dim() > 1 and len(a) > 1 and same(a, a[:1].expand_as(a), tolerance):
+    if _alike(a, tolerance) and not _alike(b, tolerance):
         return REPEATED if same(a[:1], b[:1], tolerance) else ALIKE
     return _in_proportion(a, b, tolerance)
 
 
+def _alike(x: Tensor, tolerance: float) -> bool:
+    """Whether there are rows, each the same as the first."""
+    return x.dim() > 1 and len(x) > 1 and same(x, x[:1].expand_as(x), tolerance)
+
+
 def _of_ids(a: Tensor, b: Tensor) -> str:
     """Numbers of things are not near each other, nor in proportion."""
-    if a.dim() > 1 and len(a) > 1 and (a == a[:1]).all() and not (b == b[:1]).all():
+    if _alike(a, 0.0) and not _alike(b, 0.0):
         return REPEATED if torch.equal(a[:1], b[:1]) else ALIKE
     if a.dim() and torch.equal(a.sort(-1).values, b.sort(-1).values):
         return PLACES
@@ -128,7 +135,7 @@ def _of_ids(a: Tensor, b: Tensor) -> str:
 
 def _in_proportion(a: Tensor, b: Tensor, tolerance: float) -> str:
     both = b.isfinite() & (b != 0)
-    if not both.any() or not a.isfinite().all():
+    if both.sum() < 2 or not a.isfinite().all():
         return ""
     ratio = (a[both] / b[both]).median()
     if ratio != 0 and same(a, ratio * b, tolerance) and (ratio - 1).abs() > 0.02:

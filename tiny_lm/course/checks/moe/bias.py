@@ -67,6 +67,9 @@ task_2_6.asks(
     "idle experts go up by the rate, busy ones down by it",
     case([0.5, -0.25, 0.0], [1, 2, 9], 0.1, note="mean load 4"),
     case([0.5, -0.25, 0.0, 1.0], [1, 2, 7, 2], 0.01, note="mean load 3"),
+    otherwise="Each bias moves by +rate or -rate, by whether its own load lies "
+    "below or above the mean of all loads. How far, and compared with "
+    "what, is it here?",
     mistakes={
         "torch.sign(mean - load) => torch.sign(load - mean)": "Busy experts went up, "
         "so they get more tokens still. Turn the sign.",
@@ -75,7 +78,6 @@ task_2_6.asks(
         "torch.sign(mean - load) => (mean - load)": DISTANCE,
         "torch.sign(mean - load) => (mean - load) / mean": DISTANCE,
         "torch.sign(mean - load) => torch.tanh((mean - load) / mean)": DISTANCE,
-        "rate * step => step": "Is `rate` used? These steps are 1 long.",
         "return bias + rate * step => return bias + rate * step.clamp(min=0)": "The "
         "busy experts stayed where they were: they have to come down.",
         "return bias + rate * step => return bias + rate * step.clamp(max=0)": "The "
@@ -84,10 +86,6 @@ task_2_6.asks(
         "multiplied in. It is added: a bias of 0 would never move.",
         "rate * step => rate * step * ((load == load.max()) | (load == load.min()))": (
             "Only the busiest and the idlest were moved. Every expert off the mean is."
-        ),
-        "return bias + rate * step => return torch.nn.Parameter(bias + rate * step)": (
-            "The bias is moved by this rule alone. As a parameter it would be handed "
-            "to the optimizer too."
         ),
         "return bias + rate * step => return bias + rate * (step - step.mean())": (
             "The steps were shifted so that they add up to 0. Each is rate, 0 or -rate."
@@ -104,6 +102,7 @@ task_2_6.asks(
     "an expert with exactly the mean load stays where it is",
     case([0.25, 0.5, -0.5], [2, 4, 3], 0.1),
     case([0.25, 0.5, -0.5], [5, 5, 5], 0.1),
+    otherwise="Only a load that is the mean stays.",
     mistakes={
         "torch.sign(mean - load) => torch.where(load < mean, 1.0, -1.0)": DRIFT,
         "torch.sign(mean - load) => torch.where(load > mean, -1.0, 1.0)": DRIFT,
@@ -114,6 +113,8 @@ task_2_6.asks(
     "the mean is over all experts and keeps its fraction",
     case([0.0] * 4, [3, 1, 1, 2], 0.1, note="mean load 1.75"),
     case([0.0] * 4, [0, 2, 3, 4], 0.1, note="mean load 2.25, the idle expert's 0 too"),
+    otherwise="Compare each load with the mean as it is, and by nothing but "
+    "larger or smaller.",
     mistakes={
         "mean = load.mean() => mean = load.sum() // len(load)": "The mean lost its "
         "fraction: `//` and `int` drop it.",

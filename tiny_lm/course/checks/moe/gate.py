@@ -67,17 +67,14 @@ OTHERS = "Each expert got the other's weight: the two results must keep one orde
 task_2_2.asks(
     "a weight is the score's share in the sum over the chosen",
     case([[0.6, 0.3, 0.9, 0.2], [0.1, 0.4, 0.2, 0.6]], [0.0] * 4, 2, 1.0),
+    otherwise="A weight is one chosen score divided by the sum of the token's "
+    "chosen scores. What else is done to it?",
     mistakes={
         "chosen / chosen.sum(dim=-1, keepdim=True) => chosen": "These are the raw "
         "scores. The weights of one token add up to 1 here.",
         "chosen.sum(dim=-1 => scores.sum(dim=-1": "The scores were divided by the sum "
         "over all experts, so the weights of the chosen do not add up to 1. Whose sum "
         "is it?",
-        "chosen.sum(dim=-1, keepdim=True) => chosen.sum()": "The scores were divided "
-        "by the sum over both tokens: each has its own.",
-        "chosen.sum(dim=-1, keepdim=True) => chosen.sum(-1)": "A sum over the experts "
-        "of each token leaves shape (N,); keepdim=True makes it (N, 1), and each row "
-        "is divided by its own sum.",
         "scores.gather(-1, experts) => scores[experts]": "scores[experts] takes the "
         "ids for numbers of rows, that is, of tokens. To read entries inside each row, "
         "there is gather.",
@@ -100,13 +97,8 @@ task_2_2.asks(
             "topk gives values and indices. The experts are the indices, the places "
             "where the values stood."
         ),
-        "(scores + bias).topk => (scores * bias).topk": MULTIPLIED,
         "(scores + bias).topk => bias.expand_as(scores).topk": "The bias alone chose. "
         "It is added to the score of each token.",
-        "dim=-1).indices => dim=-1, largest=False).indices": "These are the experts "
-        "with the smallest score + bias.",
-        "weights * route_scale => weights * 2.5": "The scale stands there as a number. "
-        "It is handed over as `route_scale`.",
         "topk(top_k, dim=-1) => topk(top_k, dim=0)": "The choice went along the "
         "tokens: each expert chose its best tokens. Each token chooses experts, along "
         "dim -1.",
@@ -122,6 +114,8 @@ task_2_2.asks(
     LIFTED,
     BELOW_ZERO,
     only=(EXPERTS,),
+    otherwise="The k largest of score + bias choose, with the bias as it comes "
+    "and nobody added.",
     mistakes={
         "(scores + bias).topk => (scores * (1 + bias)).topk": MULTIPLIED,
         "(scores + bias).topk => scores.topk": "These have the highest scores. The "
@@ -142,6 +136,8 @@ task_2_2.asks(
     "the bias steers who is chosen, never how much they count",
     LIFTED,
     BELOW_ZERO,
+    otherwise="The weights are made of the raw scores of the chosen, and of "
+    "nothing in which the bias stands.",
     mistakes={
         "scores.gather => (scores + bias).gather": WEIGHED,
         "weights * route_scale => weights * route_scale "
@@ -202,6 +198,7 @@ task_2_2.asks(
     "a bias for each token and expert, (N, E), works as well",
     drawn(_own_bias, note="task 2.8 will hand over such a bias"),
     only=(EXPERTS,),
+    otherwise="With (N, E), row t of the bias belongs to token t, and to no other.",
     mistakes={
         "(scores + bias) => (scores + bias.flatten()[: scores.shape[-1]])": "All "
         "tokens got the bias of the first. With (N, E) each has a row of its own.",

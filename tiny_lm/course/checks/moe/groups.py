@@ -102,6 +102,8 @@ KEPT_SCORES = (
 task_2_3.asks(
     "where every group may be chosen, nothing is changed: 0 for every expert",
     case([[0.5, -0.2, 0.3, 0.1]], 2, 2, 1),
+    otherwise="All groups may be chosen, and some are closed: top_groups of them "
+    "stay open, whatever their strength.",
     mistakes={
         "scatter(-1, kept, False) => scatter(-1, kept, True)": "Everything is closed. "
         "Which groups is the mask True for, before and after `scatter`?",
@@ -120,8 +122,6 @@ task_2_3.asks(
         "ban = torch.zeros_like(groups).masked_fill(closed.unsqueeze(-1), -torch.inf) "
         "=> ban = (closed.unsqueeze(-1) * -torch.inf).expand_as(groups)": "There are "
         "NaNs: 0 times infinity is one. Do not multiply a mask by infinity.",
-        "strength.topk(top_groups, dim=-1) => strength.topk(1, dim=-1)": "Only the "
-        "best group is open. Is top_groups used?",
         "torch.zeros_like(groups) => torch.ones_like(groups)": "An open expert's score "
         "would grow by 1. Adding 0 leaves it.",
         "torch.zeros_like(groups).masked_fill(closed.unsqueeze(-1), -torch.inf) => "
@@ -163,6 +163,9 @@ task_2_3.asks(
     case([FOUR], 4, 1, 2, note="sums of the two best: 1.0, 1.1, 0.8, 1.05"),
     case([FOUR], 4, 1, 1, note="the best of each: 0.9, 0.6, 0.4, 0.7"),
     only=(OPEN,),
+    otherwise="A group is judged by the sum of its per_group best scores, "
+    "top_groups of them stay open, and its experts are E / num_groups "
+    "neighbours. Which of the three is another here?",
     mistakes={
         "-torch.inf => 0.0": "Nothing is ruled out: every expert keeps its score.",
         "-torch.inf => -1.0": LOW,
@@ -173,8 +176,6 @@ task_2_3.asks(
         "groups.topk(per_group, dim=-1).values.sum(dim=-1) => groups.mean(-1)": SUM,
         "groups.topk(per_group, dim=-1).values => groups[..., :per_group]": "The first "
         "scores of a group were added up. Best are not those that come first.",
-        "topk(per_group, dim=-1) => topk(min(2, groups.shape[-1]), dim=-1)": "This is "
-        "right for per_group 2. Is per_group used?",
         "choice.unflatten(-1, (num_groups, -1)) => "
         "rearrange(choice, 'n (e g) -> n g e', g=num_groups) ;; ban.flatten(-2) => "
         "rearrange(ban, 'n g e -> n (e g)')": STRIDED,
@@ -198,6 +199,8 @@ task_2_3.asks(
     "an expert of a closed group is ruled out: minus infinity",
     case([[-0.3, -0.2, -0.9, -0.8]], 2, 1, 2),
     case([[-3e5, -2e5, -9e5, -8e5]], 2, 1, 2),
+    otherwise="Scores of either sign and size come. Is one compared with a 0, or "
+    "taken without its sign?",
     mistakes={
         "topk(per_group, dim=-1).values.sum => topk(per_group, dim=-1).values.prod": (
             "The best of a group were multiplied. They are added up."
@@ -212,6 +215,7 @@ task_2_3.asks(
     "each token has `top_groups` groups of its own, even among equals",
     case([[0.9, 0.5, 0.1, 0.3], [0.3, 0.1, 0.5, 0.7]], 4, 2, 1),
     case(torch.zeros(1, 6), 3, 2, 2, note="all three groups are equally strong"),
+    otherwise="Each token opens exactly top_groups groups, by its own scores.",
     mistakes={
         "strength.topk(top_groups, dim=-1).indices => "
         "strength[:1].topk(top_groups, dim=-1).indices.expand(len(choice), -1)": (

@@ -122,8 +122,6 @@ task_2_8.asks(
     mistakes={
         "y = y.view_as(x) => y = y": APART,
         "return y, ids, balance => return y, experts, balance": APART,
-        "return y, ids, balance => return y": "The result is y alone. Wanted are "
-        "three: y, experts, balance.",
         "return y, ids, balance => return y, choice.topk(top_k).values.unflatten("
         "0, x.shape[:2]), balance": "The second result are the scores of the chosen. "
         "Wanted are their numbers.",
@@ -154,16 +152,13 @@ task_2_8.asks(
         "scores [0.75, 0.5, 0.25, 0.2], no bias, one group",
     ),
     only=("y",),
+    otherwise="y is the sum of the chosen experts' answers, each times its score "
+    "over the sum of the chosen scores, times route_scale.",
     mistakes={
         "chosen / chosen.sum(-1, keepdim=True) => chosen": "These are the scores as "
         "weights. The gate divides them by their sum over the chosen.",
         "chosen.sum(-1 => scores.sum(-1": "The weights were divided by the sum over "
         "all scores, not over those of the chosen.",
-        "y.view_as(x) => y.view_as(x) + x": "x itself is in the result. The block adds "
-        "x, and the shared expert too; the layer returns what its routed experts "
-        "found, and nothing else.",
-        "weights * route_scale => weights.flip(-1) * route_scale": "Each expert got "
-        "the other's weight.",
         "weights * route_scale => torch.ones_like(weights) * route_scale": UNWEIGHED,
         "weights * route_scale => torch.ones_like(weights)": UNWEIGHED,
         "chosen / chosen.sum(-1, keepdim=True) => chosen.logit().softmax(-1)": "Here a "
@@ -182,6 +177,8 @@ task_2_8.asks(
         "scores [0.75, 0.5, 0.25, 0.2]: experts 0 and 2 are chosen",
     ),
     only=("y",),
+    otherwise="The bias is added to the scores, after the sigmoid, to choose; the "
+    "weights hold none of it.",
     mistakes={
         "(scores + bias, num => (scores, num ;; choice = scores + bias + ban => "
         "choice = scores + ban": "The bias had no say. `score_and_choose` does not "
@@ -220,6 +217,8 @@ task_2_8.asks(
         "scores + bias [0.75, -3.1, 0.7, -8], 2 groups of which 1 stays",
     ),
     only=("y",),
+    otherwise="The groups of the largest sums stay open, limit_groups rules out "
+    "all others, and the gate chooses by score + bias + ban.",
     mistakes={
         "bias + ban => bias + ban.clamp(min=-2)": "A forbidden "
         "expert answered: what is added to it is no -inf. Scores may lie far apart.",
@@ -232,9 +231,6 @@ task_2_8.asks(
         "well.",
         "choice = scores + bias + ban => choice = (scores + bias) * ban.exp()": ZERO,
         "choice = scores + bias + ban => choice = scores * ban.exp() + bias": ZERO,
-        "chosen / chosen.sum => "
-        "(chosen + 0 * ban.sum(-1, keepdim=True)) / chosen.sum": "-inf got where "
-        "numbers are multiplied or subtracted: 0 * -inf and inf - inf are NaN.",
     },
 )
 
@@ -242,6 +238,8 @@ task_2_8.asks(
     "balance is the sequence-wise loss of what was really chosen",
     _of(3, 5, 8, 2, (4, 2), 1.0, note="3 random sequences of 5 tokens"),
     only=("balance",),
+    otherwise="The loss is sequence_loss of the plain scores and the chosen ids, "
+    "cut into (B, T, …), and nothing is done to it afterwards.",
     mistakes={
         "sequence_loss(rows, ids) => "
         "sequence_loss(rows + ban.unflatten(0, x.shape[:2]), ids)": "The balance loss "
@@ -277,6 +275,8 @@ task_2_8.asks(
     _of(3, 40, 12, 3, (4, 3), 2.5),
     _of(1, 1, 8, 1, (1, 1), 2.5, note="one token, one expert"),
     tolerance=1e-3,
+    otherwise="Each token is scored, sent and answered by itself, and what comes "
+    "back stands at its own place in (B, T).",
     mistakes={
         "top_k // top_groups) => min(top_k, len(bias) // num_groups))": PER_GROUP,
         "top_k // top_groups) => min(2, len(bias) // num_groups))": PER_GROUP,

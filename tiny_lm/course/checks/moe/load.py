@@ -73,6 +73,8 @@ task_2_5.asks(
     "the load counts every choice of every token",
     case([[0, 1], [0, 1], [0, 2], [3, 0]], 4),
     only=("load",),
+    otherwise="Entry e counts how often e stands in `experts`, in all rows and "
+    "columns.",
     mistakes={
         "experts.flatten() => experts[:, 0]": "Only the best choice of each token was "
         "counted. All k of them are work.",
@@ -86,11 +88,6 @@ task_2_5.asks(
         "`load[ids] += 1` and scatter read all before they write any; bincount, or "
         "scatter_add, adds up.",
         "return load, => return load.float(),": AS_FLOATS,
-        "return load, => return load.double(),": AS_FLOATS,
-        "return load, float(excess / mean) if mean > 0 else 0.0 => return load": "The "
-        "load alone came back. The violation is the second result, after a comma.",
-        "float(excess / mean) if mean > 0 else 0.0 => excess / mean": "The violation "
-        "is a tensor. A plot or a table of it needs a number: `.item()` or `float(…)`.",
     },
 )
 
@@ -126,6 +123,7 @@ task_2_5.asks(
         4,
         note="choices that give the load [6, 3, 2, 1] (mean 3)",
     ),
+    otherwise="(largest - mean) / mean, of plain counts: something else is done here.",
     mistakes={
         "excess = load.max() - mean => excess = load.max()": "This is largest / mean. "
         "Wanted is the excess over the mean: 0 where all are equal.",
@@ -152,6 +150,8 @@ task_2_5.asks(
 task_2_5.asks(
     "the mean is over all experts, and only an excess counts",
     case([[0, 1, 2], [2, 1, 0], [2, 0, 1]], 4, note="load [3, 3, 3, 0]"),
+    otherwise="The mean is the sum of all loads divided by num_experts, with its "
+    "fraction.",
     mistakes={
         "load.double().mean() => load[load > 0].double().mean()": "The mean was taken "
         "over the experts with work. The idle one is what makes this uneven: the mean "
@@ -173,6 +173,7 @@ task_2_5.asks(
 task_2_5.asks(
     "no tokens: no load, and no violation",
     case(torch.empty(0, 2, dtype=torch.int64), 3),
+    otherwise="Without a token the violation is 0, and nothing is divided.",
     mistakes={
         " if mean > 0 else 0.0 => ": "0 / 0 is NaN. A rank may get an empty share of a "
         "batch, and a NaN would spread: nobody exceeds anything here.",

@@ -95,12 +95,6 @@ task_2_1.asks(
         "in order. Only the first k of each row are chosen.",
         ".topk(top_k, dim=-1).indices => .argmax(-1)": ONE,
         ".topk(top_k, dim=-1).indices => .argmax(-1, keepdim=True)": ONE,
-        ".topk(top_k, dim=-1).indices => .topk(top_k, dim=-1).indices.T": "The choice "
-        "lies on its side: a row for each token.",
-        "return scores, experts => return scores, experts + 1": "Experts are counted "
-        "from 0.",
-        "return scores, experts => return experts": "The experts alone came back. The "
-        "scores are the first result, before a comma.",
     },
 )
 
@@ -120,6 +114,8 @@ task_2_1.asks(
         "sigmoid(log 3) = 3 / (3 + 1)",
     ),
     only=("scores",),
+    otherwise="A score is the sigmoid of one dot product, of the token with one "
+    "centroid, and nothing else is done to either.",
     mistakes={
         "torch.sigmoid(dots) => dots.softmax(-1)": COMPETE,
         "torch.sigmoid(dots) => (dots / x.shape[-1]**0.5).softmax(-1)": COMPETE,
@@ -178,6 +174,8 @@ task_2_1.asks(
     "a token chooses the experts of its highest scores, best first",
     COLUMN,
     only=(EXPERTS,),
+    otherwise="In each token's own row of scores the k highest are chosen, from "
+    "the highest down. Who is left out, or comes in between?",
     mistakes={
         ".topk(top_k, dim=-1).indices => .argsort(dim=-1)[:, -top_k:]": "The right "
         "experts, the best of them last. Best first is what is wanted.",

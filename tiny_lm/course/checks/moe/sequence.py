@@ -108,6 +108,9 @@ WHETHER = (
 task_2_7.asks(
     "by hand: the sum over experts of f times P",
     case(SCORES, EXPERTS, note=ON_HAND),
+    otherwise="f is a count times E / (k T); P is a plain mean over the tokens of "
+    "score / sum of scores; the two are multiplied and added up. Which "
+    "step is another here?",
     mistakes={
         "counts * E / (k * T) => counts / (k * T)": f"{EVEN} (Or the experts' terms "
         "were averaged, not added.)",
@@ -120,8 +123,6 @@ task_2_7.asks(
         "counts * E / (k * T) => counts": EVEN,
         "counts * E / (k * T) => counts / T": EVEN,
         "counts * E / (k * T) => counts * k * T / E": f"{EVEN} It is upside down.",
-        "(f * P).sum(-1) => (f * P)[0] ;; losses.mean() => losses": "These are the "
-        "experts' terms: add them up.",
         "shares = scores / scores.sum(-1, keepdim=True) => shares = scores": "P was "
         "taken from the scores as they are. Sigmoid scores do not add up to 1: divide "
         "each token's by their sum, or the loss falls when all scores shrink.",
@@ -182,6 +183,7 @@ task_2_7.asks(
     "1 where choices and scores are spread evenly",
     _in_turns(4, 1),
     _in_turns(6, 3),
+    otherwise="E, k and T come from the shapes.",
     mistakes={
         "counts * E / (k * T) => counts * 4 / (2 * 4)": "Sizes stand in it as numbers. "
         "They differ from batch to batch: take them from the shapes.",
@@ -201,6 +203,8 @@ task_2_7.asks(
         note="together both experts are chosen equally often",
     ),
     case([[[0.9, 0.3]] * 2, [[0.6, 0.6]] * 2], [[[0]] * 2, [[0], [1]]]),
+    otherwise="A loss for each sequence, of its own counts and shares; then the "
+    "plain mean over sequences.",
     mistakes={
         "(f * P).sum(-1) => (f.mean(0) * P.mean(0)).sum(-1)": TOGETHER,
         "(f * P).sum(-1) => (f.mean(0) * P).sum(-1)": TOGETHER,
@@ -211,11 +215,7 @@ task_2_7.asks(
         "losses = (f * P).sum(-1) => losses = torch.stack(["
         "(n[: int(ids.max()) + 1] * p).sum() "
         "for n, p, ids in zip(f, P, experts, strict=True)])": CLASSES,
-        "losses.mean() => losses.squeeze(0)": "This is a loss for each sequence: take "
-        "the mean.",
         "losses.mean() => losses[0]": "This is the loss of the first sequence alone.",
-        "losses.mean() => losses.max()": "This is the worst sequence's loss. Take the "
-        "mean.",
     },
 )
 
