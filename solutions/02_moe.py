@@ -23,6 +23,8 @@
 #
 # **How a task works.** Replace the last line of the stub, run it, run the check below it.
 # `hint(1)`, `hint(2)` and `hint(3)` go from a nudge to almost the line; `show_solution()` shows ours once you have tried.
+# In a signature, `Float[Tensor, "N D"]` is a tensor of real numbers with N rows of width D, and `Int` one of whole numbers.
+# N counts tokens, E experts, k a token's choices; B sequences have T tokens each.
 # Below each check, `pieces.use` hands on your function if it passed and tiny_lm's own if not, so you can skip a task and come back.
 # (*Run all* stops at the first task that is not solved: go on below it by hand.)
 
@@ -74,7 +76,7 @@ print("length of each expert's part:", [f"{part.norm():.0f}" for part in said])
 
 # %% [markdown]
 # It is the layer, up to rounding.
-# The parts differ in length, though not by much: these weights are random.
+# The parts differ in length, though none is so short that it could go: these weights are random.
 # If some were far shorter than the others, and you knew beforehand which, you could leave those out.
 # That is the whole idea, and it needs somebody who knows beforehand: a *router*, small enough to ask for every token.
 
@@ -142,6 +144,7 @@ for t, row in enumerate(scores):
 # *How much* each of the chosen counts is decided by the scores alone: each one's score divided by the sum over the chosen, times `route_scale`.
 # The bias must not reach the weights: an expert that gets more work should not speak louder for it.
 # Most often the bias is `(E,)`, the same for all tokens; let it be `(N, E)` too, one for each token and expert, which task 2.8 will need.
+# (The signature says both as `*N E`; `scores + bias` fits either way.)
 # Return the weights and the ids of the chosen, both `(N, k)`.
 
 
@@ -190,7 +193,7 @@ for south in (-1.0, 0.0, 0.5, 1.0):
 # So experts form groups, in order: with 8 experts and 2 groups, experts 0 to 3 are the first group and 4 to 7 the second.
 # A group stands for a machine, and a token may visit `top_groups` of them.
 #
-# A group is as good as the sum of its `per_group` best biased scores.
+# `choice` holds the biased scores, and a group is as good as the sum of its `per_group` best.
 # Return what has to be *added* to each biased score: 0 in a token's `top_groups` best groups, −inf in the others.
 # Whatever −inf is added to is never chosen, however bad the rest may be.
 
@@ -252,6 +255,7 @@ for name, choice in (("no limit", anywhere), ("limit", anywhere + ban)):
 #
 # The router has spoken; now the experts have to work.
 # Expert e is a SwiGLU: `gate_up[e]` widens (`gate, up = (x @ gate_up[e].T).chunk(2, -1)`), `F.silu(gate) * up` stands in the middle, `down[e]` narrows.
+# (This `gate` is a part of a SwiGLU and not your function of task 2.2: keep the name inside `run_experts`. `F2` in the signature is twice F.)
 # Return for each token the sum of what its k experts say, each times its weight.
 #
 # A Python loop over tokens would take N·k tiny products.
@@ -324,7 +328,7 @@ print(f"token by token takes {alone / together:.0f} times as long")
 # The *load* of an expert is the number of (token, choice) pairs that fell to it; experts that nobody chose have load 0, and they are the ones to look for.
 # The *violation* says how far the busiest expert lies above the mean, in means: `(largest - mean) / mean`.
 # It is 0 where all are equal; at 1 the busiest has twice the mean, and if each expert sits on a chip of its own, all others wait for it.
-# No tokens: no load, and no violation.
+# No tokens: no load, and a violation of 0.
 
 
 # %%
@@ -422,12 +426,12 @@ def violations(loads: list[list[list[int]]]) -> list[float]:
 
 
 # %% [markdown]
-# > **Predict.** At the start the 16 experts are random, so none is better than another. After a hundred steps of training, with nothing that balances: what share of all choices does the busiest get? An even share is 1/16, and nobody can get more than 1/2.
+# > **Predict.** At the start the 16 experts are random, so none is better than another. After two hundred steps of training, with nothing that balances: what share of all choices does the busiest get? An even share is 1/16, and nobody can get more than 1/2.
 
 # %%
 alone = model.LanguageModel(lab_config(1))
 alone.blocks[0].ffn = Mixture(alone.blocks[0].ffn)
-loads_alone = train(alone, steps=100, balance=lambda bias, load: bias)
+loads_alone = train(alone, steps=200, balance=lambda bias, load: bias)
 figures.expert_load(loads_alone)
 
 # %%
@@ -472,7 +476,7 @@ update_bias = pieces.use("moe.update_bias", update_bias)
 
 # %% [markdown]
 # The same model from the same start, on the same batches, with your rule after each step.
-# DeepSeek-V3 had hundreds of thousands of steps for it; here there are a few hundred, so the rate is larger.
+# DeepSeek-V3 had hundreds of thousands of steps for it; here there are two hundred, so the rate is larger.
 #
 # > **Predict.** Does the balanced model end with a better loss, a worse one, or the same?
 
@@ -481,7 +485,7 @@ RATE = 0.01
 print(f"rate: {v3.bias_rate} in DeepSeek-V3, {RATE} here")
 even = model.LanguageModel(lab_config(1))
 even.blocks[0].ffn = Mixture(even.blocks[0].ffn)
-loads_even = train(even, 6, balance=lambda bias, load: update_bias(bias, load, RATE))
+loads_even = train(even, steps=200, balance=lambda b, load: update_bias(b, load, RATE))
 plt.figure(figsize=(6, 3))
 plt.plot(violations(loads_alone), color="#6E6E6E", label="left alone")
 plt.plot(violations(loads_even), color="#0072B2", label="your bias")
@@ -511,7 +515,7 @@ print("your biases:", [round(b, 2) for b in sorted(even.routers[0].bias.tolist()
 # %% [markdown]
 # The violation falls within a hundred steps and stays low.
 # The loss moves by little: these models have read too little for sixteen experts to be worth much more than a handful.
-# A second seed, or a few steps more before the time was up, may move it as far.
+# A second seed may move it as far.
 # What balance buys here is that all experts learn at all.
 # The chapter [How to balance](../chapters/02_moe/balance.md) shows longer runs, three seeds each, with the spread beside the difference.
 
@@ -689,7 +693,11 @@ for expert in range(16):
     reads = windows[(lm.blocks[0].ffn.chosen == expert).any(-1)]
     counts = reads.bincount(minlength=256)
     top = counts.topk(6).indices.tolist()
-    told = [f"{chr(b)!r} {counts[b] / len(reads):.0%}" for b in top if counts[b]]
+    told = [
+        f"{chr(b)!r} {counts[b] / len(reads):.0%}"
+        for b in top
+        if counts[b] > 0.01 * len(reads)
+    ]
     print(f"expert {expert:2}, {len(reads):5,} bytes:  {'  '.join(told)}")
 
 # %% [markdown]

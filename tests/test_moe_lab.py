@@ -1,10 +1,13 @@
 """The lab's own definitions of routing and of experts agree with the model's."""
 
+import re
+
 import pytest
 import torch
 
 from tiny_lm import moe, router
 from tiny_lm.config import MoEConfig
+from tiny_lm.course.checks.aid import solutions_folder
 from tiny_lm.course.checks.expect import Mismatch
 from tiny_lm.course.checks.moe import stacks
 from tiny_lm.course.checks.moe.choices import EXPERTS, WEIGHTS, by_token, expert_ids
@@ -24,6 +27,15 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
 
 def uniform(seed: int, *shape: int) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_compared_models_train_as_long_and_none_for_a_handful_of_steps():
+    text = (solutions_folder() / "02_moe.py").read_text(encoding="utf-8")
+    calls = re.findall(r"= train\((\w+), (?:steps=)?(\d+)", text)
+    steps = {name: int(number) for name, number in calls}
+    assert steps.keys() == {"alone", "even", "lm"}
+    assert steps["alone"] == steps["even"]
+    assert min(steps.values()) >= 100
 
 
 # ---- the references are the model's own

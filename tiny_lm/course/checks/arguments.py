@@ -4,7 +4,7 @@ Chapter: index
 Source: course
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations_with_replacement
 from math import prod
@@ -127,35 +127,43 @@ def _gap(one: Trial, here: Trial) -> tuple[float, tuple[Any, ...]] | None:
     return got - wanted, made
 
 
-def sized(here: Trial) -> str:
+def sized(here: Trial, everywhere: Trials) -> str:
     """Which argument says how long a dim is to be, where one is too long or short."""
-    if not isinstance(here.one, Case) or here.got.error:
+    got, wanted = (_parts(seen.raw) for seen in (here.got, here.wanted))
+    if not isinstance(here.one, Case) or here.got.error or len(got) != len(wanted):
         return ""
-    made = here.one.make(torch.Generator().manual_seed(here.seed))
-    given = dict(zip(here.task.arguments, made, strict=True))
-    parts = [x if isinstance(x, tuple | list) else (x,) for x in _raw(here)]
-    for got, wanted in zip(*parts, strict=False):
-        if not all(isinstance(x, Tensor) for x in (got, wanted)):
+    for n, (a, b) in enumerate(zip(got, wanted, strict=True)):
+        if not all(isinstance(x, Tensor) for x in (a, b)) or a.dim() != b.dim():
             continue
-        for dim, (a, b) in enumerate(zip(got.shape, wanted.shape, strict=False)):
-            if got.dim() == wanted.dim() and a != b and (says := _says(given, b)):
-                return f"Dim {dim} holds {a}, and wanted are {b}: {says}."
+        for dim in range(a.dim()):
+            if a.shape[dim] != b.shape[dim] and (says := _says(n, dim, everywhere)):
+                sizes = f"{a.shape[dim]}, and wanted are {b.shape[dim]}"
+                return f"Dim {dim} holds {sizes}: {says}."
     return ""
 
 
-def _raw(here: Trial) -> tuple[Any, Any]:
-    return here.got.raw, here.wanted.raw
+def _parts(raw: Any) -> Sequence[Any]:
+    return raw if isinstance(raw, tuple | list) else (raw,)
 
 
-def _says(given: dict[str, Any], size: int) -> str:
-    """The only place where a size stands: a number, or a dim of a tensor."""
-    numbers = [f"`{n}`" for n, x in given.items() if isinstance(x, int) and x == size]
-    dims = [
-        f"the size of `{n}` along dim {dim}"
-        for n, x in given.items()
-        if isinstance(x, Tensor)
-        for dim, length in enumerate(x.shape)
-        if length == size
-    ]
-    found = numbers or dims
-    return found[0] if len(found) == 1 else ""
+def _says(n: int, dim: int, everywhere: Trials) -> str:
+    """The argument, or the dim of one, that is as large as this dim on every input."""
+    found = None
+    for one in everywhere:
+        if isinstance(one.one, Case):
+            size = _parts(one.wanted.raw)[n].shape[dim]
+            sizes = _sizes(one)
+            alike = {name for name in sizes if sizes[name] == size}
+            found = alike if found is None else found & alike
+    return min(found or [""], key=len)  # a number's own name is the shortest
+
+
+def _sizes(one: Trial) -> dict[str, int]:
+    """Every size that an input brings, by the words for where it stands."""
+    made, found = one.one.make(torch.Generator().manual_seed(one.seed)), {}
+    for name, x in zip(one.task.arguments, made, strict=True):
+        if isinstance(x, int):
+            found[f"`{name}`"] = x
+        for dim, length in enumerate(x.shape if isinstance(x, Tensor) else ()):
+            found[f"the size of `{name}` along dim {dim}"] = length
+    return found

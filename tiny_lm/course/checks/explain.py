@@ -44,7 +44,8 @@ def because(here: Trial, function: Function, seed: int) -> str:
     if not here.got.refusal:
         found = added(here) or _made_of_the_reference(here, everywhere)
         if found:
-            return found
+            idle = "" if "missing" in found else unused(here, function, everywhere)
+            return idle or found
     both = _two_at_once(here, mistakes, everywhere)
     if both:
         return _told(*both, fitting)
@@ -95,7 +96,7 @@ def _shown(here: Trial, function: Function, everywhere: Trials) -> str:
     if got.error:
         return meaning(got.error, here.task.errors)
     found = unused(here, function, everywhere)
-    found = found or counted(everywhere, here) or sized(here)
+    found = found or counted(everywhere, here) or sized(here, everywhere)
     return found or _made_of_the_reference(here, everywhere)
 
 
