@@ -446,8 +446,7 @@ table(
 #
 # An entry of a product is a long sum over the inner dim.
 # Of x, a tile is `size` neighbours of a row, along that dim; of w, a block is `size` × `size`.
-# So within one *block of the inner dim* an entry meets one scale of x and one of w.
-# It is a block's sum that they multiply.
+# So within one *block of the inner dim* an entry meets one scale of x and one of w, and the two multiply the sum of that block.
 
 # %%
 drawings.one_block().captioned(
@@ -554,8 +553,8 @@ print(f"your product and the FP32 product of what the codes say: {gap:.0e} apart
 
 # %%
 drawings.three_products().captioned(
-    "Two layers' worth of nothing: one layer, three products. Pale strokes are tiles, "
-    "dark squares blocks, grey what stays in FP32.",
+    "One layer, three products. Pale strokes are tiles, dark squares blocks, and grey "
+    "is what stays in FP32.",
     alt="Three rows. Forward: x with tiles along its rows, times the weight, turned "
     "over, in blocks, gives y. By x: grad with tiles along its rows, times the weight in blocks. "
     "By weight: grad, turned over, with tiles along its rows, which are tokens, times x with "
@@ -563,8 +562,8 @@ drawings.three_products().captioned(
 )
 
 # %% [markdown]
-# What *x* is in the third product?
-# The forward pass keeps it until then, and to keep FP32 would cost what FP8 is to save.
+# Which x goes into the third product?
+# The forward pass keeps it until then, and to keep it in FP32 would cost what FP8 is to save.
 # So it keeps what it multiplied, the rounded x, and the third product rounds that a second time, along the tokens.
 # `grad` has just come, in FP32, and is rounded twice from the original.
 #
@@ -795,7 +794,7 @@ print("equal to tiny_lm's model of an H100, bit by bit:", all(equal))
 # %% [markdown]
 # ## Does it learn?
 #
-# All that has been said is how far single products are off.
+# So far you know how far single products are off.
 # What counts is the model that comes out.
 # Here is a small one, in which every linear map but the last is yours.
 

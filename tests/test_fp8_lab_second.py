@@ -161,7 +161,7 @@ def test_an_error_on_the_way_back_is_told_as_one_of_the_function():
 def test_pictures_say_what_they_show():
     one, three = drawings.one_block().svg, drawings.three_products().svg
     assert all(f">block {n}<" in one for n in range(3))
-    for name in ("x", "grad", "weight, turned over", "gradient by weight"):
+    for name in ("x", "grad.T", "weight.T", "gradient by weight"):
         assert f">{name}<" in three
     lines = {"FP8, seed 0": [0.1, 0.2], "null twin, seed 0": [0.0, -0.1]}
     assert all(f">{name}<" in drawings.gaps(lines).svg for name in lines)

@@ -52,24 +52,23 @@ def three_products() -> Drawing:
     """Which way do the tiles lie? A row a product; strokes are tiles."""
     N, K, M = 6, 4, 2
     rows = (
-        ("forward", ("x", N, K, "rows"), ("weight, turned over", K, M, "blocks"), "y"),
-        ("by x", ("grad", N, M, "rows"), ("weight", M, K, "blocks"), "gradient by x"),
-        ("by weight", ("grad, turned over", M, N, "rows"), ("x", N, K, "columns"), ""),
+        ("forward", ("x", N, K, "rows"), ("weight.T", K, M, "blocks")),
+        ("gradient by x", ("grad", N, M, "rows"), ("weight", M, K, "blocks")),
+        ("gradient by weight", ("grad.T", M, N, "rows"), ("x", N, K, "columns")),
     )
-    figure, ax = blank(5.4, (-3.4, 21.5), (0, 1))
+    figure, ax = blank(6.2, (-0.3, 19.5), (0, 1))
     top = 0.0
-    for name, first, second, result in rows:
+    for name, first, second in rows:
         height = max(first[1], second[1])
         middle = top + height / 2
-        ax.text(-3.3, middle, name, ha="left", va="center", fontweight="bold")
-        left = _factor(ax, 0.3, middle, first)
-        ax.text(left + 1.2, middle, "·", fontsize=14, **MIDDLE)
-        left = _factor(ax, left + 2.4, middle, second)
-        ax.text(left + 0.9, middle, "=", fontsize=12, **MIDDLE)
-        of = (result or "gradient by weight", first[1], second[2], "")
-        _factor(ax, left + 1.9, middle, of)
-        top += height + 2.0
-    ax.set_ylim(top - 0.6, -1.2)
+        ax.text(0, top - 1.5, name, ha="left", va="center", fontweight="bold")
+        left = _factor(ax, 0, middle, first)
+        ax.text(left + 1.0, middle, "·", fontsize=14, **MIDDLE)
+        left = _factor(ax, left + 2.0, middle, second)
+        ax.text(left + 1.0, middle, "=", fontsize=12, **MIDDLE)
+        _factor(ax, left + 2.0, middle, ("", first[1], second[2], ""))
+        top += height + 2.6
+    ax.set_ylim(top - 2.2, -2.1)
     return finish(figure)
 
 
