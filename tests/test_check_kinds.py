@@ -15,6 +15,14 @@ from tiny_lm.course.checks.mutants import mutants
 from tiny_lm.course.checks.task import TASKS, Task
 
 
+def demo(id, reference, **more) -> Task:
+    """A task that is in no lab."""
+    name = reference.__name__
+    about = {"title": name, "name": name, "piece": f"demo.{name}", "lab": "00_demo"}
+    counts = {"difficulty": 1, "minutes": 1, "points": 1, "hints": ("a", "b", "c")}
+    return Task(id=id, reference=reference, **about, **counts, **more)
+
+
 def scaled(x, rate):
     """The reference of these tests."""
     return rate * x, x.argsort(dim=-1), float(x.sum())
@@ -26,19 +34,7 @@ def draw(generator, N, E):
 
 @pytest.fixture
 def task():
-    made = Task(
-        id="0.2",
-        lab="00_demo",
-        title="Scale it",
-        name="scaled",
-        piece="demo.scaled",
-        difficulty=1,
-        minutes=1,
-        points=1,
-        reference=scaled,
-        returns=("y", "order", "total"),
-        hints=("a", "b", "c"),
-    )
+    made = demo("0.2", scaled, returns=("y", "order", "total"))
     made.asks("by hand", case([[1.0, 3.0], [5.0, 2.0]], 2.0))
     made.asks("random ones", family(draw, {"N": 5, "E": 3}, ones=["N", "E"]))
     made.asks("slopes", Case(lambda g: draw(g, 4, 3), slopes=("x",)), only=None)
@@ -274,18 +270,7 @@ def test_a_models_mode_belongs_to_the_caller():
     def outputs(model, x):
         return model(x)
 
-    made = Task(
-        id="0.3",
-        lab="00_demo",
-        title="Run it",
-        name="outputs",
-        piece="demo.outputs",
-        difficulty=1,
-        minutes=1,
-        points=1,
-        reference=outputs,
-        hints=("a", "b", "c"),
-    )
+    made = demo("0.3", outputs)
     made.asks("runs", drawn(lambda g: (nn.Dropout(0.0), torch.ones(2))))
     try:
         assert "as it came" in because(made, lambda model, x: model.eval()(x))
@@ -343,18 +328,7 @@ def test_a_count_that_is_off_is_told_in_terms_of_the_arguments():
     def size(width, layers):
         return 2 * width * width * layers
 
-    made = Task(
-        id="0.4",
-        lab="00_demo",
-        title="Count it",
-        name="size",
-        piece="demo.size",
-        difficulty=1,
-        minutes=1,
-        points=1,
-        reference=size,
-        hints=("a", "b", "c"),
-    )
+    made = demo("0.4", size)
     made.asks("counts", case(3, 2), case(5, 4), case(7, 1))
     try:
         told = because(made, lambda w, n: 2 * w * w * n + 3 * w * n)
@@ -373,19 +347,7 @@ def test_codes_of_one_byte_are_explained_as_other_numbers_are():
         codes = torch.randn(N, 3, generator=generator).to(torch.float8_e4m3fn)
         return codes, torch.rand(N, 3, generator=generator)
 
-    made = Task(
-        id="0.4",
-        lab="00_demo",
-        title="Times",
-        name="times",
-        piece="demo.times",
-        difficulty=1,
-        minutes=1,
-        points=1,
-        reference=times,
-        returns=("y", "same"),
-        hints=("a", "b", "c"),
-    )
+    made = demo("0.4", times, returns=("y", "same"))
     made.asks("products", family(draw_codes, {"N": 4}, ones=["N"]))
     eight = torch.float8_e4m3fn
     answers = {
