@@ -143,8 +143,7 @@ def _in_proportion(a: Tensor, b: Tensor, tolerance: float) -> str:
     gap = (a - b).median()
     if same(a, b + gap, tolerance):
         return f"Every number is off by the same: {show(gap)}."
-    off = (a - b).abs() > tolerance * (1 + b.abs())
-    return ROUGH if same(a, b, 2e-2) and off.double().mean() > 0.5 else ""
+    return ROUGH if same(a, b, 2e-2) else ""
 
 
 def places(here: Trial) -> str:
