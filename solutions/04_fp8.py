@@ -540,7 +540,7 @@ print(f"your product and the FP32 product of what the codes say: {gap:.0e} apart
 # A layer is multiplied three times in each step of training.
 # With `grad`, (N, M), for what comes back from behind:
 #
-# | | FP32 | a sum over |
+# | product | FP32 | a sum over |
 # |---|---|---|
 # | forward | `x @ weight.T` | the width of x |
 # | gradient by x | `grad @ weight` | the output width |

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,13 @@ import sitecustomize  # noqa: E402, F401
 
 # Nothing in the tests may ask a model hub: the oracle is built from a config.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A new folder with a path short enough for sockets, as `tmp_path` may not be."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

@@ -274,13 +274,13 @@ def test_ranks_and_files_go_with_their_cluster(how):
     assert _gone(pids) and not folder.exists()
 
 
-def test_after_ctrl_c_the_next_run_works_and_nothing_is_left(tmp_path):
+def test_after_ctrl_c_the_next_run_works_and_nothing_is_left(short_path):
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", INTERRUPTED],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(short_path)},
     ) as program:
         pids = [int(program.stdout.readline()) for _ in range(2)]
         program.send_signal(signal.SIGINT)
@@ -288,7 +288,7 @@ def test_after_ctrl_c_the_next_run_works_and_nothing_is_left(tmp_path):
     stopped, later = out.splitlines()
     assert (program.returncode, stopped, errors) == (0, "stopped [0, 1]", "")
     assert _gone(pids + [int(pid) for pid in later.split()])
-    left = [path.name for path in tmp_path.iterdir()]
+    left = [path.name for path in short_path.iterdir()]
     assert all(name.startswith("torchinductor") for name in left)  # torch's own cache
 
 

@@ -218,21 +218,21 @@ def test_after_a_failure_the_next_run_works():
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_ranks_and_files_go_with_the_program_that_started_them(tmp_path, how):
+def test_ranks_and_files_go_with_the_program_that_started_them(short_path, how):
     with subprocess.Popen(
         [sys.executable, "-c", FOREVER],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environ(TMPDIR=tmp_path),
+        env=_environ(TMPDIR=short_path),
     ) as program:
         pids = [int(program.stdout.readline()) for _ in range(3)]
-        assert any(tmp_path.glob("pymp-*"))
+        assert any(short_path.glob("pymp-*"))
         program.send_signal(how)
         errors = program.communicate(timeout=30)[1]
     assert ("KeyboardInterrupt" in errors) == (how == signal.SIGINT)
     assert _all_gone(pids)
-    left = [path.name for path in tmp_path.iterdir()]
+    left = [path.name for path in short_path.iterdir()]
     assert all(name.startswith("torchinductor") for name in left)  # torch's own cache
 
 
