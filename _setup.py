@@ -231,7 +231,8 @@ def install_browser_files():
 def alone():
     """One setup at a time in a folder; a second waits, and finds the work done."""
     LOCK.parent.mkdir(exist_ok=True)
-    with LOCK.open("a") as held:  # released with this process, however that ends
+    # The lock is released with this process, however that ends.
+    with LOCK.open("a", encoding="utf-8") as held:
         with contextlib.suppress(ImportError):  # Windows has no such locks
             import fcntl
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tiny_lm.config import deepseek_v2, deepseek_v3, tiny, tiny_dense
-from tiny_lm.costs import attention_core_flops, count_parameters
+from tiny_lm.costs import count_parameters
+from tiny_lm.counts import attention_core_flops
 from tiny_lm.parallel.chunks import RECOMPUTED, Linear, Shape, build_chunk
 from tiny_lm.replay.tape import Kernel
 
