@@ -30,7 +30,7 @@ labs:      ## write the labs anew from solutions/*.py
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course labs
 
-bench:     ## tokens per second, against transformers too (6 minutes)
+bench:     ## tokens per second, against transformers too (4 minutes)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.bench
 

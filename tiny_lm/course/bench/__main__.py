@@ -35,7 +35,7 @@ def main(out: Path = Path("_build/bench.json")) -> None:
     prepare(out.parent)
     threads, products = torch.get_num_threads(), matmul.library()
     print(f"benchmarks on {threads} threads of {this_processor()}")
-    print(f"FP32 products by: {products}; about six minutes")
+    print(f"FP32 products by: {products}; about four minutes")
     results: list[Result] = []
     for part in PARTS:
         for result in part():
