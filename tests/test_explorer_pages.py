@@ -18,7 +18,7 @@ from context_pages import go_to as choose
 from context_pages import heads_limit_groups, menus_choose_a_shape, same_costs
 from explorer_book import ROOT, build, drag, press
 from playwright.sync_api import Locator
-from test_site import AXE, AXE_RUN, OVERFLOW, SILENT, THEME_FINDINGS, Visit
+from test_site import AXE, OVERFLOW, SILENT, Visit, axe
 from timeline_pages import STANDS, STOPS, go_to, same_times
 
 from tiny_lm.course.explorers import balance, codes, context, timeline, widgets
@@ -277,7 +277,7 @@ def test_all_fit_the_page_in_every_light_and_width(browser, site, scheme, width)
     assert page.evaluate(OVERFLOW) == [] and page.evaluate(SILENT) == []
     assert page.evaluate(HIDDEN) == [], "the theme has a rule for a class of ours"
     page.add_script_tag(path=AXE)
-    found = [f for f in page.evaluate(AXE_RUN, []) if f[0] not in THEME_FINDINGS]
+    found = axe(page)
     labels = [page.locator(f"[data-explorer={n}] svg text").first for n in NAMES]
     red = [int(e.evaluate(INK).removeprefix("rgb(").split(",")[0]) for e in labels]
     paper = {label.evaluate(PAPER) for label in labels}

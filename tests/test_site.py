@@ -144,18 +144,20 @@ ASKED = {
 }
 
 
+def axe(page: Page, only: list = (), but: list = ()) -> list[list[str]]:
+    """[rule, finding] of what axe finds, asked for all rules, some, or all but."""
+    found = page.evaluate(AXE_RUN, [list(only), list(but)])
+    return [[rule, finding] for rule, finding in found if rule not in THEME_FINDINGS]
+
+
 def look(page: Page, name: str, rules: tuple[list, list] | None) -> list[str]:
     """What is wrong with a page as it stands in the browser; axe is asked for rules."""
     found = [f"{name}: too wide: {e}" for e in page.evaluate(OVERFLOW)]
     found += [f"{name}: chopped formula: {e}" for e in page.evaluate(CHOPPED)]
     found += [f"{name}: not drawn: {e}" for e in page.evaluate(UNSEEN)]
     found += [f"{name}: no alt text: {e}" for e in page.evaluate(SILENT)]
-    violations = [] if rules is None else page.evaluate(AXE_RUN, rules)
-    return found + [
-        f"{name}: {rule}: {finding}"
-        for rule, finding in violations
-        if rule not in THEME_FINDINGS
-    ]
+    violations = [] if rules is None else axe(page, *rules)
+    return found + [f"{name}: {rule}: {finding}" for rule, finding in violations]
 
 
 def test_pages_read_well_in_every_light_and_width(browser, address):
