@@ -14,7 +14,8 @@ from tiny_lm.course.experiments.recall import ASK, KEYS, MARK, Haystack, draw
 from tiny_lm.course.experiments.records import MLA_NAMES, Store, Text, read
 from tiny_lm.gpus import mesh
 from tiny_lm.model import LanguageModel
-from tiny_lm.train import build_optimizer, learning_rate, train_step
+from tiny_lm.step import build_optimizer, train_step
+from tiny_lm.train import learning_rate
 
 SMALL = TrainConfig(steps=7, batch_size=4, seq_len=32, warmup_steps=2, eval_every=3)
 HAY = Haystack(length=40, needles=3)

@@ -17,7 +17,8 @@ from tiny_lm.matmul import grouped_linear, grouped_loop
 from tiny_lm.model import LanguageModel
 from tiny_lm.moe import MoE
 from tiny_lm.recipe import TrainConfig
-from tiny_lm.train import build_model, build_optimizer, learning_rate, train_step
+from tiny_lm.step import build_model, build_optimizer, train_step
+from tiny_lm.train import learning_rate
 
 CONFIGS = {
     "tiny": replace(tiny(), num_mtp=1),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_lm import data, train
+from tiny_lm import data
 from tiny_lm.course.experiments import __main__ as command
 from tiny_lm.course.experiments import attentions, fp8_plan, plan
 from tiny_lm.course.experiments.corpus import Sources
@@ -30,6 +30,7 @@ from tiny_lm.model import LanguageModel
 from tiny_lm.moe import LocalDispatcher
 from tiny_lm.parallel.wire import fp8_wire
 from tiny_lm.quantize import Quantizer
+from tiny_lm.step import build_optimizer, train_step
 
 ARMS = fp8_plan.arms("tiny")
 TOY = fp8_plan.TOY
@@ -113,11 +114,10 @@ def test_seeds_come_one_after_the_other_so_that_a_cut_leaves_whole_ones():
 @pytest.mark.parametrize(("config", "moved"), ARMS.values(), ids=ARMS.keys())
 def test_every_arm_learns(config, moved):
     model = build(config, 0, "cpu")
-    optimizer = train.build_optimizer(model, TOY.pair)
+    optimizer = build_optimizer(model, TOY.pair)
     tokens = torch.arange(2 * 33).view(2, 33) % 256
     losses = [
-        train.train_step(model, optimizer, tokens, mesh.solo(), 1.0)["loss"]
-        for _ in range(2)
+        train_step(model, optimizer, tokens, mesh.solo(), 1.0)["loss"] for _ in range(2)
     ]
     assert losses[1] < losses[0] - 0.1
 

@@ -13,7 +13,7 @@ from tiny_lm.layers import PLAIN
 from tiny_lm.model import LanguageModel, multiplied_in_fp8
 from tiny_lm.quantize import Quantizer, mxfp8
 from tiny_lm.scales import OCP_FLOOR, ROUND_UP
-from tiny_lm.train import build_model, build_optimizer, train_step
+from tiny_lm.step import build_model, build_optimizer, train_step
 
 SIZES = {"tile": 32, "block": 32}
 ALONE = {"forward": False, "input_gradient": False, "weight_gradient": False}

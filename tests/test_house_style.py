@@ -19,6 +19,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 LEAVES = {"notation", "config", "parts", "recipe", "hardware", "kernels"}
 JOINTS = {
+    "step",
     "train",
     "twins",
     "checkpoint",
@@ -103,7 +104,7 @@ def allowed(importer: str, imported: str) -> bool:
     if here == "course":
         return True
     if there == "course" or imported in JOINTS:
-        joined = imported in {"train", "twins"} and importer in JOINTS
+        joined = imported in {"step", "train", "twins"} and importer in JOINTS
         return joined and there != "course"
     if (importer, imported) == DOOR:
         return True
@@ -129,6 +130,8 @@ def test_the_import_rules_refuse_what_they_should():
     assert not allowed("replay.recorder", "gpus.comm")
     assert not allowed("replay.twin", "train")
     assert not allowed("parallel.shard", "train")
+    assert not allowed("model", "step")
+    assert allowed("train", "step")
     assert not allowed("generate", "course.labs.pieces")
     assert not allowed("config", "layers")
     assert allowed("train", "parallel.shard")

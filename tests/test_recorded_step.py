@@ -18,7 +18,7 @@ from tiny_lm.gpus.launch import run_ranks
 from tiny_lm.replay import tape
 from tiny_lm.replay.match import check
 from tiny_lm.replay.tape import Collective, Kernel, Tape
-from tiny_lm.train import build_model, build_optimizer, record_step, train_step
+from tiny_lm.step import build_model, build_optimizer, record_step, train_step
 
 register_pickle_by_value(sys.modules[__name__])  # so that ranks need not import pytest
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tiny_lm import train
 from tiny_lm.course.experiments import routers
 from tiny_lm.course.experiments.routers import Watched
 from tiny_lm.gpus.mesh import solo
+from tiny_lm.step import build_model
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_equal_vectors_are_alike_and_opposite_ones_are_not():
 
 
 def test_what_is_held_still_stays_and_the_rest_learns():
-    before = weights(train.build_model(routers.small(), solo(), 0))
+    before = weights(build_model(routers.small(), solo(), 0))
     run = routers.learn(0, steps=2, learns=lambda name: "router" not in name)
     moved = {
         name for name, w in weights(run.model).items() if not w.equal(before[name])

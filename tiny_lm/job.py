@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tiny_lm import data, files, runs
 from tiny_lm.config import ModelConfig, TrainConfig
+from tiny_lm.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Job:
     data: Path | None = None
     device: str = "cpu"
     progress: bool = True
+    layout: Layout = Layout()
 
     def check(self) -> None:
         """Refuse what cannot run, before any process starts.
@@ -40,6 +42,7 @@ class Job:
         """
         _check_model(self.config, self.training)
         _check_ranks(self.config, self.training, self.ranks)
+        self.layout.check(self.config, self.training, self.ranks)
         _check_device(self.device)
         batches(self, *read_corpus(self)[1:])
 

@@ -43,7 +43,7 @@ from tiny_lm.replay.simulation import replay
 from tiny_lm.replay.tape import Collective, Kernel, Record, Tape
 from tiny_lm.replay.timeline import COMM
 from tiny_lm.replay.twin import Factors, Work, scaled_twin
-from tiny_lm.train import build_model, build_optimizer, record_step, train_step
+from tiny_lm.step import build_model, build_optimizer, record_step, train_step
 
 NARROW = 16
 NUM_RANKS, SEQUENCES, SEQ_LEN = 4, 16, 128

@@ -25,7 +25,7 @@ from tiny_lm.gpus.mesh import Group
 from tiny_lm.layers import Products
 from tiny_lm.matmul import times
 from tiny_lm.model import LanguageModel
-from tiny_lm.train import build_model, build_optimizer, record_step, train_step
+from tiny_lm.step import build_model, build_optimizer, record_step, train_step
 
 TRAINING = TrainConfig()
 TOKENS = TRAINING.batch_size * TRAINING.seq_len

@@ -25,7 +25,8 @@ from tiny_lm.course.experiments.plan import Run
 from tiny_lm.gpus import mesh
 from tiny_lm.job import Job, batches
 from tiny_lm.model import LanguageModel
-from tiny_lm.train import build_optimizer, evaluate, learning_rate
+from tiny_lm.step import build_optimizer, evaluate
+from tiny_lm.train import learning_rate
 
 WARM_UP = 5  # steps before the capture; they train like all others
 

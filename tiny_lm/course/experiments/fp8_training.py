@@ -31,6 +31,7 @@ from tiny_lm.model import LanguageModel
 from tiny_lm.moe import LocalDispatcher
 from tiny_lm.parallel.wire import Packing, WireFormat, fp8_wire
 from tiny_lm.runs import load_weights
+from tiny_lm.step import Worker, evaluate
 
 DECAY = 0.99  # of the averaged weights: a hundred steps
 LOSSES_TOGETHER = 10  # steps whose training loss is one number of the record
@@ -64,7 +65,7 @@ def train_exact(
     losses: list[float] = []
     job = Job(config=run.config, training=t, out=Path(), ranks=1)
     try:
-        for metrics in train.steps(job, model, mesh.solo(), parts):
+        for metrics in train.steps(job, Worker(model, t, mesh.solo()), parts):
             with torch.no_grad():
                 torch._foreach_lerp_(averaged, list(model.parameters()), 1 - DECAY)
             losses.append(metrics["loss"])
@@ -158,7 +159,7 @@ def _final(
     for name, state in (("", last), ("averaged_", mean)):
         for products, reader in readers.items():
             reader.load_state_dict(state)
-            loss = train.evaluate(reader, batches, mesh.solo())
+            loss = evaluate(reader, batches, mesh.solo())
             losses[name + products] = round(loss, 7)
         losses.setdefault(name + "fp32", losses[name + "own"])
     model.load_state_dict(last)

@@ -25,6 +25,7 @@ from tiny_lm.gpus.mesh import solo
 from tiny_lm.job import Job
 from tiny_lm.model import LanguageModel
 from tiny_lm.router import expert_load, max_violation
+from tiny_lm.step import Worker, build_model
 
 STEPS, LATE = 150, 50
 
@@ -111,7 +112,7 @@ def learn(
     """
     training = TrainConfig(steps=steps, batch_size=8, seed=seed, eval_every=steps)
     job = Job(config=small(**moe), training=training, out=Path(), ranks=1)
-    model, seen = train.build_model(job.config, solo(), seed), []
+    model, seen = build_model(job.config, solo(), seed), []
     if start is not None:
         model.load_state_dict(start.state_dict())
     for name, weight in model.named_parameters():
@@ -126,7 +127,8 @@ def learn(
         return (x,)
 
     model.routers[0].register_forward_pre_hook(look)
-    log = list(train.steps(job, model, solo(), texts()))
+    worker = Worker(model, job.training, solo())
+    log = list(train.steps(job, worker, texts()))
     steps_seen = zip(log, seen, strict=True)
     return Watched(model, [metrics | {"alike": a} for metrics, a in steps_seen])
 

@@ -21,7 +21,7 @@ from tiny_lm.course.experiments.captured import Record
 from tiny_lm.data import EvalBatches
 from tiny_lm.gpus import mesh
 from tiny_lm.model import LanguageModel
-from tiny_lm.train import evaluate
+from tiny_lm.step import evaluate
 
 BATCHES = 8  # from which the directions are taken
 

@@ -27,6 +27,7 @@ from tiny_lm.gpus import mesh
 from tiny_lm.job import Job
 from tiny_lm.model import LanguageModel
 from tiny_lm.runs import save_weights
+from tiny_lm.step import Worker
 
 Parts = tuple[Tensor, Tensor]  # bytes to train on, bytes to validate on
 Tick = Callable[[], None]
@@ -69,7 +70,8 @@ def train_run(run: Run, model: LanguageModel, parts: Parts, tick: Tick) -> Recor
         name: [] for name in ("steps", "tokens", "val_loss", "train_loss")
     } | {"max_violation": []}
     seen: list[dict[str, Any]] = []
-    for metrics in train.steps(job, model, mesh.solo(), parts):
+    worker = Worker(model, job.training, mesh.solo())
+    for metrics in train.steps(job, worker, parts):
         seen.append(metrics)
         tick()
         if "val_loss" in metrics:

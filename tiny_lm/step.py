@@ -1,0 +1,198 @@
+"""One training step, on one rank or on many.
+
+Chapter: 06_together/full_model
+Source: deepseek_v3, section 4.2
+
+What ranks must agree on crosses the wires: tokens travel to their experts and back
+inside the model; after the backward pass the gradients of everything but the experts
+are added up; and after the step the load of each expert, counted over the whole batch,
+moves the routing biases.
+A `Worker` is what one rank does of a run. The plain one holds all layers and its share
+of the experts; `job.layout` may ask for another.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tiny_lm import data, fp8_recipes
+from tiny_lm.config import ModelConfig, TrainConfig
+from tiny_lm.gpus import comm, mesh
+from tiny_lm.gpus.mesh import Group
+from tiny_lm.job import Job
+from tiny_lm.model import LanguageModel, is_expert, multiplied_in_fp8
+from tiny_lm.parallel import shard
+from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
+from tiny_lm.parallel.wire import fp8_wire
+from tiny_lm.replay.recorder import recording
+from tiny_lm.replay.tape import Tape
+
+
+def build_model(
+    config: ModelConfig, group: Group, seed: int, device: torch.device | str = "cpu"
+) -> LanguageModel:
+    """The model of this rank: all of it, but only its own share of the experts."""
+    dispatcher = None
+    if config.moe and group.size > 1:
+        tile = config.fp8.tile if config.fp8 else 1
+        wire = fp8_wire(tile) if config.fp8 and config.fp8.wire else None
+        dispatcher = ExpertParallelDispatcher(
+            config.moe.num_experts, group, row_multiple=tile, wire=wire
+        )
+    return LanguageModel(config, dispatcher, seed).to(device)
+
+
+def build_optimizer(
+    model: LanguageModel, training: TrainConfig
+) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, norms and biases do not.
+
+    It keeps weights in FP32, unless `config.fp8` asks for less.
+    """
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": training.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=training.lr,
+        betas=training.betas,
+        fused=True,
+    )
+    if model.config.fp8 and model.config.fp8.masters != "fp32":
+        fp8_recipes.hold_weights(optimizer, multiplied_in_fp8(model), model.config.fp8)
+    return optimizer
+
+
+def train_step(
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    tokens: Int[Tensor, "B T1"],
+    group: Group,
+    clip: float,
+) -> dict[str, Any]:
+    """Forward, backward, agree, step, balance.
+
+    Each rank divides its loss by the number of ranks before the backward pass, so that
+    sums over ranks are means over the batch. An expert's gradient is such a sum
+    already: the tokens of all ranks came to it.
+
+    Args:
+        tokens: this rank's share of the batch.
+
+    Returns:
+        The mean loss over all ranks, the gradient's norm, and every layer's load.
+    """
+    loss = model.loss(tokens)
+    (loss.total / group.size).backward()
+    shard.sum_gradients(model, group, is_expert)
+    norm = shard.clip_gradients(model, clip, group, is_expert)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    parts = torch.stack([loss.next_token, loss.mtp, loss.balance]).detach()
+    next_token, mtp, balance = comm.all_reduce(parts / group.size, group).tolist()
+    return {
+        "loss": next_token,
+        "mtp_loss": mtp,
+        "balance_loss": balance,
+        "grad_norm": float(norm),
+        "load": _balance(model, group),
+    }
+
+
+def record_step(
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    tokens: Int[Tensor, "B T1"],
+    group: Group,
+    clip: float,
+) -> tuple[dict[str, Any], Tape]:
+    """`train_step`, and the tape of what this rank did.
+
+    Take a step before: the first one also makes the optimizer's state.
+    """
+    with recording(mesh.world().rank, model) as recorder:
+        metrics = train_step(model, optimizer, tokens, group, clip)
+    return metrics, recorder.tape()
+
+
+@torch.no_grad()
+def _balance(model: LanguageModel, group: Group) -> list[list[int]]:
+    """Move every router's bias by the load of the whole batch, and return the loads."""
+    routers = model.routers
+    if not routers:
+        return []
+    loads = comm.all_reduce(torch.stack([r.load for r in routers]), group)
+    for router, load in zip(routers, loads, strict=True):
+        router.update_bias(load)
+    return loads.tolist()
+
+
+@torch.no_grad()
+def evaluate(model: LanguageModel, validation: data.EvalBatches, group: Group) -> float:
+    """Mean loss on the validation batches, over all ranks; nats per byte."""
+    model.eval()
+    device = model.head.weight.device
+    total = torch.zeros((), device=device)
+    for number in range(len(validation)):
+        tokens = validation.at(number, group.rank, group.size).to(device)
+        total += model.loss(tokens).next_token
+    model.train()
+    return float(comm.all_reduce(total / group.size, group)) / len(validation)
+
+
+class Worker:
+    """What one rank does of a run: here all layers, with its share of the experts."""
+
+    def __init__(
+        self, model: LanguageModel, training: TrainConfig, group: Group
+    ) -> None:
+        self.model = model
+        self.group = group
+        self.clip = training.clip
+        self.optimizer = build_optimizer(model, training)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tokens are wanted."""
+        return next(self.model.parameters()).device
+
+    def set_rate(self, lr: float) -> None:
+        """The learning rate of the next step."""
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
+
+    def step(self, tokens: Int[Tensor, "B T1"]) -> dict[str, Any]:
+        """`train_step` on this rank's share of a batch."""
+        return train_step(self.model, self.optimizer, tokens, self.group, self.clip)
+
+    def record(self, tokens: Int[Tensor, "B T1"]) -> tuple[dict[str, Any], Tape]:
+        """A step, and the tape of what this rank did."""
+        with recording(mesh.world().rank, self.model) as recorder:
+            metrics = self.step(tokens)
+        return metrics, recorder.tape()
+
+    def evaluate(self, validation: data.EvalBatches) -> float:
+        """Mean loss on the validation batches, over all ranks; nats per byte."""
+        return evaluate(self.model, validation, self.group)
+
+    def check(self) -> None:
+        """Make sure that all ranks start from the same weights.
+
+        Raises:
+            RuntimeError: they differ; names what does.
+        """
+        shard.check_shared(self.model, self.group, is_expert)
+
+    def gather_state(self) -> dict[str, Tensor]:
+        """The state of the whole model; all ranks must call it."""
+        return shard.gather_state(self.model, self.group, is_expert)
+
+
+def build_worker(job: Job, group: Group, device: torch.device | str) -> Worker:
+    """The worker that the job asks for, with a fresh model."""
+    model = build_model(job.config, group, job.training.seed, device)
+    return Worker(model, job.training, group)
