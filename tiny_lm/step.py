@@ -89,18 +89,31 @@ def train_step(
     loss = model.loss(tokens)
     (loss.total / group.size).backward()
     shard.sum_gradients(model, group, is_expert)
-    norm = shard.clip_gradients(model, clip, group, is_expert)
+    shared, experts = shard.squared_lengths(model, is_expert)
+    losses = torch.stack([loss.next_token, loss.mtp, loss.balance]).detach()
+    loads = [router.load for router in model.routers]
+    experts, losses, *loads = _add_up([experts, losses / group.size, *loads], group)
+    norm = (shared + experts).sqrt()
+    shard.clip_to(model, clip, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    parts = torch.stack([loss.next_token, loss.mtp, loss.balance]).detach()
-    next_token, mtp, balance = comm.all_reduce(parts / group.size, group).tolist()
+    for router, load in zip(model.routers, loads, strict=True):
+        router.update_bias(load)
+    next_token, mtp, balance = losses.tolist()
     return {
         "loss": next_token,
         "mtp_loss": mtp,
         "balance_loss": balance,
         "grad_norm": float(norm),
-        "load": _balance(model, group),
+        "load": [load.tolist() for load in loads],
     }
+
+
+def _add_up(parts: list[Tensor], group: Group) -> list[Tensor]:
+    """Each of them summed over all ranks, in one message: small ones cost the same."""
+    together = torch.cat([part.flatten().double() for part in parts])
+    sums = comm.all_reduce(together, group).split([part.numel() for part in parts])
+    return [s.view_as(p).to(p.dtype) for s, p in zip(sums, parts, strict=True)]
 
 
 def record_step(
@@ -117,18 +130,6 @@ def record_step(
     with recording(mesh.world().rank, model) as recorder:
         metrics = train_step(model, optimizer, tokens, group, clip)
     return metrics, recorder.tape()
-
-
-@torch.no_grad()
-def _balance(model: LanguageModel, group: Group) -> list[list[int]]:
-    """Move every router's bias by the load of the whole batch, and return the loads."""
-    routers = model.routers
-    if not routers:
-        return []
-    loads = comm.all_reduce(torch.stack([r.load for r in routers]), group)
-    for router, load in zip(routers, loads, strict=True):
-        router.update_bias(load)
-    return loads.tolist()
 
 
 @torch.no_grad()

@@ -73,16 +73,24 @@ def gradient_norm(
 
     The same number on every rank. Call it after `sum_gradients`.
     """
+    shared, experts = squared_lengths(model, is_expert)
+    return (shared + comm.all_reduce(experts, group)).sqrt()
+
+
+@torch.no_grad()
+def squared_lengths(
+    model: nn.Module, is_expert: IsExpert
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Of this rank's gradients: of the shared parameters, and of its own experts."""
     shared, experts = (
         [p.grad for p in part if p.grad is not None]
         for part in _split(model, is_expert)
     )
-    shared_norm = nn.utils.get_total_norm(shared)
-    expert_norm = torch.zeros_like(shared_norm)  # where there are none
+    length = nn.utils.get_total_norm(shared)
+    of_experts = torch.zeros_like(length)  # where there are none
     if experts:
-        expert_norm = nn.utils.get_total_norm(experts).to(shared_norm)
-    squares = comm.all_reduce(expert_norm.square(), group)
-    return (shared_norm.square() + squares).sqrt()
+        of_experts = nn.utils.get_total_norm(experts).to(length)
+    return length.square(), of_experts.square()
 
 
 @torch.no_grad()
@@ -97,8 +105,14 @@ def clip_gradients(
         The length it had before.
     """
     norm = gradient_norm(model, group, is_expert)
-    nn.utils.clip_grads_with_norm_(list(model.parameters()), max_norm, norm)
+    clip_to(model, max_norm, norm)
     return norm
+
+
+@torch.no_grad()
+def clip_to(model: nn.Module, max_norm: float, norm: Float[Tensor, ""]) -> None:
+    """Shorten a gradient of this length, of the whole model, to `max_norm`."""
+    nn.utils.clip_grads_with_norm_(list(model.parameters()), max_norm, norm)
 
 
 @torch.no_grad()
