@@ -6,62 +6,19 @@ from dataclasses import dataclass
 import pytest
 import torch
 from cloudpickle import register_pickle_by_value
+from expert_layers import TILE, WIDTH, Layer, make_layer, run_layer
 from torch import Tensor
 
 from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.launch import run_ranks
-from tiny_lm.matmul import grouped_loop
-from tiny_lm.moe import Dispatcher, LocalDispatcher
+from tiny_lm.moe import LocalDispatcher
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
 from tiny_lm.parallel.wire import BF16, WireFormat, fp8_wire
 from tiny_lm.quantize import fake_quantize_tiles
 
 register_pickle_by_value(sys.modules[__name__])  # so that ranks need not import pytest
 
-WIDTH, TILE, NUM_EXPERTS, TOP_K, NUM_TOKENS = 12, 4, 8, 3, 24
-
-
-@dataclass(frozen=True)
-class Layer:
-    """All tokens, their routes and their experts: a layer, whole or one rank's part."""
-
-    x: Tensor  # [N, D]
-    experts: Tensor  # [N, k]
-    weights: Tensor  # [N, k]
-    matrices: Tensor  # [E, D, D], one for each expert
-    out_grad: Tensor  # [N, D]
-
-    def part(self, rank: int, shares: list[int], local: range) -> "Layer":
-        def mine(whole):
-            return whole.split(shares)[rank]
-
-        return Layer(
-            mine(self.x),
-            mine(self.experts),
-            mine(self.weights),
-            self.matrices[local.start : local.stop],
-            mine(self.out_grad),
-        )
-
-
-def _layer(routing: str, dtype: torch.dtype = torch.float64) -> Layer:
-    generator = torch.Generator().manual_seed(5)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    scores = normal(NUM_TOKENS, NUM_EXPERTS)
-    if routing == "skewed":  # everybody wants expert 1, nobody experts 4 to 7
-        scores = scores + torch.tensor([1.0, 9, 1, 1, -9, -9, -9, -9])
-    if routing == "one rank":  # the experts of the last rank get every row
-        scores = scores + torch.tensor([-9.0] * 5 + [9] * 3)
-    return Layer(
-        x=normal(NUM_TOKENS, WIDTH),
-        experts=scores.topk(TOP_K).indices,
-        weights=normal(NUM_TOKENS, TOP_K).sigmoid(),
-        matrices=normal(NUM_EXPERTS, WIDTH, WIDTH) / WIDTH**0.5,
-        out_grad=normal(NUM_TOKENS, WIDTH),
-    )
+NUM_EXPERTS = 8
 
 
 class _Rounded(torch.autograd.Function):
@@ -85,21 +42,10 @@ def _as_bf16(x: Tensor) -> Tensor:
     return x.bfloat16().to(x.dtype)
 
 
-def _run(layer: Layer, dispatcher: Dispatcher, lossy: bool = False) -> list[Tensor]:
-    """The layer's output and its gradients: by token, by choice, by expert."""
-    x, weights, matrices = (
-        whole.detach().clone().requires_grad_()
-        for whole in (layer.x, layer.weights, layer.matrices)
-    )
-    rows, ends, way_back = dispatcher.dispatch(x, layer.experts)
-    if lossy:
-        rows = _Rounded.apply(rows, _as_fp8, _as_bf16)
-    rows = grouped_loop(rows, matrices, ends).tanh()
-    if lossy:
-        rows = _Rounded.apply(rows, _as_bf16, _as_fp8)
-    y = dispatcher.combine(rows, weights, way_back)
-    y.backward(layer.out_grad)
-    return [y.detach(), x.grad, weights.grad, matrices.grad]
+LOSSY = (
+    lambda rows: _Rounded.apply(rows, _as_fp8, _as_bf16),
+    lambda rows: _Rounded.apply(rows, _as_bf16, _as_fp8),
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +64,7 @@ def _on_ranks(rank, shares, cases):
             NUM_EXPERTS, mesh.world(), case.row_multiple, case.wire
         )
         mine = case.layer.part(rank, shares, dispatcher.local_experts)
-        results.append(_run(mine, dispatcher))
+        results.append(run_layer(mine, dispatcher))
     return results
 
 
@@ -133,16 +79,16 @@ def _together(shares: list[int], cases: list[Case]) -> list[list[Tensor]]:
 
 @pytest.mark.parametrize("shares", [[24], [13, 11], [6, 6, 6, 6], [9, 0, 14, 1]])
 def test_output_and_gradients_equal_those_of_one_rank(shares):
-    cases = [Case(_layer(routing)) for routing in ("even", "skewed", "one rank")]
+    cases = [Case(make_layer(routing)) for routing in ("even", "skewed", "one rank")]
     for case, results in zip(cases, _together(shares, cases), strict=True):
-        expected = _run(case.layer, LocalDispatcher(NUM_EXPERTS))
+        expected = run_layer(case.layer, LocalDispatcher(NUM_EXPERTS))
         for result, wanted in zip(results, expected, strict=True):
             assert torch.allclose(result, wanted, rtol=0, atol=1e-10)
 
 
 def test_fp32_with_padding_equals_one_rank_and_itself_bit_for_bit():
-    layer = _layer("skewed", torch.float32)
-    expected = _run(layer, LocalDispatcher(NUM_EXPERTS))
+    layer = make_layer("skewed", torch.float32)
+    expected = run_layer(layer, LocalDispatcher(NUM_EXPERTS))
     plain, padded, again = _together(
         [9, 0, 14, 1], [Case(layer), Case(layer, 4), Case(layer, 4)]
     )
@@ -154,9 +100,9 @@ def test_fp32_with_padding_equals_one_rank_and_itself_bit_for_bit():
 
 @pytest.mark.parametrize("shares", [[13, 11], [9, 0, 14, 1]])
 def test_an_fp8_wire_rounds_rows_to_experts_as_fp8_and_rows_to_tokens_as_bf16(shares):
-    layer = _layer("even", torch.float32)
-    exact = _run(layer, LocalDispatcher(NUM_EXPERTS))
-    expected = _run(layer, LocalDispatcher(NUM_EXPERTS), lossy=True)
+    layer = make_layer("even", torch.float32)
+    exact = run_layer(layer, LocalDispatcher(NUM_EXPERTS))
+    expected = run_layer(layer, LocalDispatcher(NUM_EXPERTS), LOSSY)
     result = _together(shares, [Case(layer, wire=fp8_wire(TILE))])[0]
     for got, wanted, unrounded in zip(result, expected, exact, strict=True):
         assert torch.allclose(got, wanted, rtol=1e-5, atol=1e-5)
@@ -173,7 +119,7 @@ def _rows(rank, layer, shares, row_multiple):
 
 
 def test_every_expert_gets_exactly_its_tokens_and_zero_rows_up_to_the_multiple():
-    layer, multiple = _layer("skewed"), 8
+    layer, multiple = make_layer("skewed"), 8
     results = run_ranks(4, _rows, layer, [9, 0, 14, 1], multiple)
     assert [list(local) for local, _, _ in results] == [[0, 1], [2, 3], [4, 5], [6, 7]]
     for local, rows, ends in results:
@@ -191,13 +137,13 @@ def _sent(rank, layer, shares, wires):
         dispatcher = ExpertParallelDispatcher(NUM_EXPERTS, mesh.world(), 4, wire)
         mine = layer.part(rank, shares, dispatcher.local_experts)
         with comm.metering() as meter:
-            _run(mine, dispatcher)
+            run_layer(mine, dispatcher)
         meters.append(meter)
     return meters
 
 
 def test_the_bytes_sent_are_those_of_rows_for_other_ranks():
-    layer, shares = _layer("even", torch.float32), [13, 11]
+    layer, shares = make_layer("even", torch.float32), [13, 11]
     row_bytes = {  # to the experts, and back
         WireFormat(): (4 * WIDTH, 4 * WIDTH),
         fp8_wire(TILE): (WIDTH + 4 * WIDTH // TILE, 2 * WIDTH),
@@ -220,9 +166,9 @@ def test_the_bytes_sent_are_those_of_rows_for_other_ranks():
 
 
 def test_a_group_of_one_needs_no_process_group():
-    layer = _layer("even")
-    expected = _run(layer, LocalDispatcher(NUM_EXPERTS, 4))
-    result = _run(layer, ExpertParallelDispatcher(NUM_EXPERTS, mesh.solo(), 4))
+    layer = make_layer("even")
+    expected = run_layer(layer, LocalDispatcher(NUM_EXPERTS, 4))
+    result = run_layer(layer, ExpertParallelDispatcher(NUM_EXPERTS, mesh.solo(), 4))
     assert all(map(torch.equal, result, expected))
 
 
