@@ -17,6 +17,7 @@ from tiny_lm.course.experiments.corpus import Sources
 from tiny_lm.course.experiments.fp8_results import gaps, noise_floor, result, smooth
 from tiny_lm.course.experiments.fp8_training import (
     Wired,
+    add_noise,
     build,
     move_by_an_ulp,
     train_exact,
@@ -70,12 +71,15 @@ def read(folder: Path, name: str) -> dict:
 def test_every_rung_changes_the_recipe_and_nothing_else():
     arms = fp8_plan.arms("tiny")
     published = arms[fp8_plan.FP8][0]
-    recipes = [config.fp8 for config, moved in arms.values()]
-    assert recipes[0] is recipes[1] is None
-    assert len(set(recipes)) == len(recipes) - 1
-    for config, _ in arms.values():
-        assert replace(config, fp8=published.fp8) == published
-    assert [label for label, (_, moved) in arms.items() if moved] == [fp8_plan.NULL]
+    twins = {fp8_plan.PLAIN, fp8_plan.NULL, *fp8_plan.NOISY}
+    recipes = {label: arm.config.fp8 for label, arm in arms.items()}
+    assert {label for label, recipe in recipes.items() if not recipe} == twins
+    assert len(set(recipes.values())) == len(recipes) - len(twins) + 1
+    for arm in arms.values():
+        assert replace(arm.config, fp8=published.fp8) == published
+    assert [label for label, arm in arms.items() if arm.moved] == [fp8_plan.NULL]
+    noise = {label: arm.noise for label, arm in arms.items() if arm.noise}
+    assert list(noise) == list(fp8_plan.NOISY) and len(set(noise.values())) == 2
 
 
 def test_the_full_length_is_more_than_a_thousand_steps_of_two_models():
@@ -111,9 +115,9 @@ def test_seeds_come_one_after_the_other_so_that_a_cut_leaves_whole_ones():
     assert seeds == sorted(seeds) and len(runs) == 2 * len(fp8_plan.arms("tiny"))
 
 
-@pytest.mark.parametrize(("config", "moved"), ARMS.values(), ids=ARMS.keys())
-def test_every_arm_learns(config, moved):
-    model = build(config, 0, "cpu")
+@pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS.keys())
+def test_every_arm_learns(arm):
+    model = build(arm.config, 0, "cpu")
     optimizer = build_optimizer(model, TOY.pair)
     tokens = torch.arange(2 * 33).view(2, 33) % 256
     losses = [
@@ -131,6 +135,35 @@ def test_the_null_twin_differs_in_the_last_place_alone():
     for one, moved in zip(model.parameters(), other.parameters(), strict=True):
         assert moved.gt(one).all()
         assert torch.equal(moved.nextafter(torch.tensor(-math.inf)), one)
+
+
+def test_noise_is_so_large_a_share_of_each_gradient_and_new_in_each_step():
+    def errors(draw, steps=2):
+        model, exact = (LanguageModel(fp8_plan.model("tiny")) for _ in range(2))
+        add_noise(model, plan.Noise(0.1, draw), seed=0)
+        tokens, found = torch.arange(2 * 33).view(2, 33) % 256, []
+        for _ in range(steps):
+            for one in (model, exact):
+                one.zero_grad()
+                one.loss(tokens).total.backward()
+            pairs = zip(model.parameters(), exact.parameters(), strict=True)
+            found.append([(a.grad - b.grad, b.grad.norm()) for a, b in pairs])
+        return found
+
+    first, second = errors(0)
+    for error, length in first:
+        assert error.norm() == pytest.approx(0.1 * float(length), rel=1e-3)
+    again, other = errors(0)[0], errors(1)[0]
+    assert torch.equal(first[0][0], again[0][0])
+    assert not torch.equal(first[0][0], other[0][0])
+    assert not torch.equal(first[0][0], second[0][0])
+
+
+def test_a_run_with_noise_is_another_run(tmp_path):
+    runs = fp8_plan.branches("fp8_branches", "tiny", TOY).runs
+    store = session(tmp_path).pool.store
+    twins = [run for run in runs if run.label in (fp8_plan.PLAIN, *fp8_plan.NOISY)]
+    assert len({store.path(run) for run in twins}) == 3
 
 
 def test_one_rank_rounds_rows_as_the_wire_would():

@@ -21,6 +21,7 @@ from tiny_lm.course.experiments import (
     attentions,
     fp8_plan,
     fp8_results,
+    gradients,
     plan,
     readers,
     tensors,
@@ -49,6 +50,7 @@ from tiny_lm.course.experiments.records import (
     Store,
     Text,
     assemble,
+    today,
     trained,
     write_json,
 )
@@ -57,7 +59,7 @@ from tiny_lm.files import prepare, read_json
 from tiny_lm.model import LanguageModel
 from tiny_lm.runs import load_weights
 
-READERS, TENSORS = "moe_readers", "fp8_tensors"
+READERS, TENSORS, GRADIENTS = "moe_readers", "fp8_tensors", "fp8_gradients"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Session:
             self._record_mla(names)
         if TENSORS in names:
             self._record_tensors()
+        if GRADIENTS in names:
+            self._record_gradients()
         for name in sorted(names & self.fp8.keys(), key=list(self.fp8).index):
             self._record_fp8(self.fp8[name])
 
@@ -100,20 +104,23 @@ class Session:
         if any(store.has_record(run) for run in runs):
             self._write(fp8_results.result(experiment, store))
 
-    def _record_tensors(self) -> None:
-        """What quantising loses of the checkpoint that the branches start from."""
+    def _checkpoint(self, name: str, question: str) -> tuple[LanguageModel, Record]:
+        """The model that the branches start from, and a record that names it."""
         store, run = self.pool.store, self.fp8["fp8_pairs"].runs[0]
         self.pool.train([run])
         model = LanguageModel(run.config)
         model.load_state_dict(load_weights(store.weights_path(run)))
-        batches = data.Batches(
-            self.pool.parts[1], tensors.SEQUENCES, run.training.seq_len
-        )
-        products = tensors.observe(model, batches.at(0))
+        alone = Experiment(name=name, question=question, runs=(run,))
+        return model, assemble(alone, store)
+
+    def _record_tensors(self) -> None:
         question = "What does quantising lose of a trained model's tensors?"
-        alone = Experiment(name=TENSORS, question=question, runs=(run,))
+        model, record = self._checkpoint(TENSORS, question)
+        seq_len = record["training"]["seq_len"]
+        batches = data.Batches(self.pool.parts[1], tensors.SEQUENCES, seq_len)
+        products = tensors.observe(model, batches.at(0))
         self._write(
-            assemble(alone, store)
+            record
             | {
                 "products": [product.name for product in products],
                 "losses": tensors.measure(products, tensors.WAYS),
@@ -122,6 +129,20 @@ class Session:
                     "every 128": tensors.sum_errors(products, 128),
                 },
             }
+        )
+
+    def _record_gradients(self) -> None:
+        question = "What does each recipe make of one gradient?"
+        model, record = self._checkpoint(GRADIENTS, question)
+        seq_len = record["training"]["seq_len"]
+        batches = data.Batches(self.pool.parts[0], gradients.SEQUENCES, seq_len)
+        some = (batches.at(number) for number in range(gradients.BATCHES))
+        recipes = gradients.recipes(fp8_plan.arms("tiny"))
+        found, chance = gradients.measure(recipes, model.state_dict(), some)
+        asked = {"batches": gradients.BATCHES, "batch_size": gradients.SEQUENCES}
+        measured = {"measured_by": self.pool.commit, "measured": today()}
+        self._write(
+            record | asked | measured | {"gradients": found, "next_batch": chance}
         )
 
     def _record_moe(self, names: set[str]) -> None:

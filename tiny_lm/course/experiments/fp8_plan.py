@@ -7,6 +7,10 @@ A loss differs between two runs of one recipe as soon as anything differs at all
 *null twin* is the FP32 run with every weight moved by one unit in its last place. What
 FP8 does can only be seen where it is larger than what that does.
 
+A unit in the last place needs time to grow, more than a branch has. So branches have
+*noisy twins* too: FP32, with random errors in all gradients, as large as FP8's
+(`gradients` measures those) and without a direction.
+
 So the same question is asked twice. *Pairs* are trained from the start, as V3's twins
 were. *Branches* start from one trained checkpoint and go on at a low rate, where runs
 of one seed stay close to each other: the quieter of the two, and where the ladder of
@@ -16,13 +20,24 @@ recipes is climbed.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import NamedTuple
 
 from tiny_lm.config import FP8Config, ModelConfig, TrainConfig, tiny
 from tiny_lm.course.bench.training import wide
-from tiny_lm.course.experiments.plan import Experiment, Run
+from tiny_lm.course.experiments.plan import Experiment, Noise, Run
 
 PLAIN, NULL, FP8 = "fp32", "null twin", "fp8"
+NOISY = ("noisy twin", "noisy twin, another draw")
+NOISE = 0.14  # of a gradient's length, as FP8 was measured in the first checkpoint
 TILE_OF_MX = 32
+
+
+class Arm(NamedTuple):
+    """A model, and what its run does otherwise than the first."""
+
+    config: ModelConfig
+    moved: bool = False
+    noise: Noise | None = None
 
 
 def ladder() -> dict[str, dict[str, object]]:
@@ -113,22 +128,23 @@ def model(preset: str, **changes: object) -> ModelConfig:
     return replace(config, name=f"fp8_{preset}", fp8=fp8)
 
 
-def arms(preset: str, with_ladder: bool = True) -> dict[str, tuple[ModelConfig, bool]]:
-    """By label: the model, and whether its first weights are moved by an ulp."""
+def arms(preset: str, with_ladder: bool = True) -> dict[str, Arm]:
+    """What is trained, by label; noisy twins and the ladder only in branches."""
     published = model(preset)
     full = replace(published, fp8=None)
-    first = {PLAIN: (full, False), NULL: (full, True), FP8: (published, False)}
-    rungs = ladder().items() if with_ladder else ()
-    return first | {name: (model(preset, **c), False) for name, c in rungs}
+    found = {PLAIN: Arm(full), NULL: Arm(full, moved=True), FP8: Arm(published)}
+    if with_ladder:
+        for draw, label in enumerate(NOISY):
+            found[label] = Arm(full, noise=Noise(NOISE, draw))
+        found |= {name: Arm(model(preset, **c)) for name, c in ladder().items()}
+    return found
 
 
-def _runs(
-    of_arms: dict[str, tuple[ModelConfig, bool]], seeds: int, like: Run
-) -> Iterator[Run]:
+def _runs(of_arms: dict[str, Arm], seeds: int, like: Run) -> Iterator[Run]:
     """All arms of a seed before the next seed: what is cut short has whole seeds."""
-    for seed, (label, (config, moved)) in product(range(seeds), of_arms.items()):
+    for seed, (label, arm) in product(range(seeds), of_arms.items()):
         training = replace(like.training, seed=seed)
-        yield replace(like, label=label, config=config, moved=moved, training=training)
+        yield replace(like, label=label, training=training, **arm._asdict())
 
 
 def _like(preset: str, training: TrainConfig, validation_tokens: int) -> Run:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tiny_lm import data, train
 from tiny_lm.config import ModelConfig
-from tiny_lm.course.experiments.plan import Run
+from tiny_lm.course.experiments.plan import Noise, Run
 from tiny_lm.divergence import NotFinite
 from tiny_lm.gpus import mesh
 from tiny_lm.job import Job
@@ -60,6 +60,8 @@ def train_exact(
         model.load_state_dict(load_weights(weights))
     if run.moved:
         move_by_an_ulp(model)
+    if run.noise:
+        add_noise(model, run.noise, t.seed)
     averaged = [p.detach().clone() for p in model.parameters()]
     curves: dict[str, Any] = {"steps": [], "val_loss": [], "train_loss": []}
     losses: list[float] = []
@@ -100,6 +102,21 @@ def move_by_an_ulp(model: LanguageModel) -> None:
     up = torch.tensor(torch.inf)
     for weight in model.parameters():
         weight.copy_(weight.nextafter(up.to(weight.device)))
+
+
+def add_noise(model: LanguageModel, noise: Noise, seed: int) -> None:
+    """From now on each gradient is off by so much, in a direction drawn at random."""
+    device = model.head.weight.device
+    draws = torch.Generator(device).manual_seed(1000 * seed + noise.draw)
+
+    @torch.no_grad()
+    def disturb(weight: Tensor) -> None:
+        grad = weight.grad
+        error = torch.randn(grad.shape, generator=draws, device=grad.device)
+        grad.add_(error * (noise.share * grad.norm() / error.norm()))
+
+    for weight in model.parameters():
+        weight.register_post_accumulate_grad_hook(disturb)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Run:
     Args:
         exact: products are those of the config, with FP32 sums, on every device.
         moved: the first weights are moved by one unit in the last place.
+        noise: of every gradient, in every step.
         start: the run whose weights it starts from; None: the seed's.
         validation_tokens: that an exact run is measured on at its end.
     """
@@ -42,8 +43,20 @@ class Run:
     keep_weights: bool = False
     exact: bool = False
     moved: bool = False
+    noise: "Noise | None" = None
     start: "Run | None" = None
     validation_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random errors without a direction, so large a share of each weight's gradient.
+
+    Each `draw` has other errors.
+    """
+
+    share: float
+    draw: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

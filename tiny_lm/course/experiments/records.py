@@ -36,6 +36,7 @@ MOE_NAMES = (
 FP8_NAMES = (
     "fp8_pairs",
     "fp8_tensors",
+    "fp8_gradients",
     "fp8_branches",
     "fp8_branches_cpu",
     "fp8_pairs_wide",
@@ -131,6 +132,7 @@ class Store:
                     del config["attention"][name]
             start = self._key(run.start) if run.start else None
             decides[3:] = ["exact", run.moved, start, run.validation_tokens]
+            decides += [asdict(run.noise)] if run.noise else []
         text = json.dumps(decides, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
