@@ -38,7 +38,7 @@ EXPLORERS = [  # name, model, widget, number of sliders, a choice that Python ma
         Setting(num_experts=8, top_k=2, skew=1.0, bias_rate=0.01, step=40),
     ),
     (
-        *("timeline", timeline, widgets.timeline_explorer, 4),
+        *("timeline", timeline, widgets.timeline_explorer, 6),
         Place(bandwidth=100, latency=50, tokens=256, speed=2, overlap=False),
     ),
     ("context", context, widgets.context_explorer, 10, CONTEXTS[6]),

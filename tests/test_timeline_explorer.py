@@ -15,8 +15,13 @@ from tiny_lm.course.explorers.layer import NUM_GPUS, V3, copies, kernel, tapes
 from tiny_lm.course.explorers.timeline import Setting, play, simulate
 from tiny_lm.course.figures.style import COLORS
 from tiny_lm.replay.tape import Collective, Kernel
+from tiny_lm.replay.timeline import COMM
 
-NO_EXCHANGE = {"nvlink_bytes_per_s": 1e18, "nvlink_alpha_s": 0.0}
+NO_EXCHANGE = {
+    f"{link}_{what}": value
+    for link in ("nvlink", "network")
+    for what, value in (("bytes_per_s", 1e18), ("alpha_s", 0.0))
+}
 
 
 def records(name: str, tokens: int = 4096) -> list[Kernel | Collective]:
@@ -149,6 +154,40 @@ def test_a_faster_chip_waits_longer_for_the_same_link():
     assert four.exposed_ps > 1.5 * one.exposed_ps
 
 
+# --- a second hop ---
+
+
+def test_a_node_hands_on_a_row_once_to_each_neighbour_with_an_expert():
+    own, far = [0, 4, 5, 8], [31, 40, 63, 255]  # of 4 experts a GPU, 32 a node
+    assert layer.handed_on(torch.tensor([[own, far]])) == [3, 2, 0, 0, 0, 0, 0, 1]
+
+
+def test_the_second_hop_costs_nothing_beside_the_first_and_its_time_after_it():
+    first = {hops: play(Setting(hops=hops, overlap=False)) for hops in timeline.HOPS}
+    steps = {hops: timeline.step_ps for hops, timeline in first.items()}
+    assert steps["one"] == steps["pipelined"] < steps["series"]
+    each = {s.name: s.end_ps - s.start_ps for s in first["one"].of(0) if s.kind == COMM}
+    both = {
+        s.name: s.end_ps - s.start_ps for s in first["series"].of(0) if s.kind == COMM
+    }
+    for name, rows in (("dispatch", fp8_row_bytes(7168)), ("combine", 2 * 7168)):
+        experts = layer.chosen_experts(0)
+        handed = max(layer.handed_on(experts)) * rows
+        longer = both[f"{name} F"] - each[f"{name} F"]
+        assert longer == pytest.approx(handed / 160e9 * 1e12 + 5e6, rel=1e-9)
+
+
+def test_a_faster_nvlink_helps_only_where_hops_are_in_series():
+    def gain(hops):
+        slow, fast = (
+            play(Setting(hops=hops, nvlink=n)).step_ps for n in timeline.NVLINKS[2:5:2]
+        )
+        return 1 - fast / slow
+
+    assert gain("one") == gain("pipelined") == 0.0
+    assert 0.01 < gain("series") < 0.15
+
+
 # --- the widget ---
 
 
@@ -158,6 +197,8 @@ def test_a_faster_chip_waits_longer_for_the_same_link():
         ("bandwidth", 30, r"bandwidth must be one of \[25, 32, .*\], got 30"),
         ("latency", 3, r"latency must be one of \[0, 1, 2, 5, .*\], got 3"),
         ("tokens", 100, r"tokens must be one of \[64, 256, 1024, 4096\], got 100"),
+        ("hops", "two", r"hops must be one of \['one', 'pipelined', 'series'\]"),
+        ("nvlink", 40, r"nvlink must be one of \[50, 100, .*\], got 40"),
         ("speed", 3, r"speed must be one of \[0.25, 0.5, 1, 2, 4\], got 3"),
     ],
 )
@@ -166,7 +207,15 @@ def test_a_place_that_a_control_lacks_is_refused(name, value, message):
         widgets.timeline_explorer(**{name: value})
 
 
-START = dict(bandwidth=100, latency=50, tokens=256, speed=2, overlap=False)
+START = dict(
+    bandwidth=100,
+    latency=50,
+    tokens=256,
+    speed=2,
+    overlap=False,
+    hops="one",
+    nvlink=160,
+)
 
 
 def test_an_explorer_starts_where_it_is_told():

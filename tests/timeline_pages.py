@@ -1,4 +1,4 @@
-"""Thirteen places of the timeline's explorer, how to go there, and what it shows."""
+"""Seventeen places of the timeline's explorer, how to go there, and what it shows."""
 
 from dataclasses import replace
 
@@ -13,6 +13,8 @@ STOPS = {
     "latency": timeline.LATENCIES,
     "tokens": timeline.TOKENS,
     "speed": timeline.SPEEDS,
+    "hops": timeline.HOPS,
+    "nvlink": timeline.NVLINKS,
 }
 
 
@@ -69,5 +71,9 @@ STANDS = [
     Place(bandwidth=160, latency=5, tokens=1024, speed=2, overlap=True),
     Place(bandwidth=320, latency=200, tokens=1024, speed=1, overlap=False),
     Place(bandwidth=64, latency=2, tokens=4096, speed=2, overlap=True),
+    Place(hops="pipelined"),
+    Place(hops="series"),
+    Place(hops="pipelined", bandwidth=900, nvlink=50, latency=10, overlap=False),
+    Place(hops="series", bandwidth=64, nvlink=900, tokens=256, latency=100),
     Place(bandwidth=128, latency=500, tokens=256, speed=1, overlap=True),
 ]

@@ -7,11 +7,16 @@ Each GPU holds a group of 32 experts. A token goes to four groups, so its row le
 3.5 other GPUs on average: as often as in V3 for other nodes. A GPU runs the layer
 forward (F) for one micro-batch and backward (B) for another, a pair as in DualPipe.
 
+With two hops each of these GPUs stands for a node of eight, and is the one at its first
+place: a row that comes in over the network is handed on over NVLink to each neighbour
+that has one of its experts, and results come home the same way.
+
 What is left out: norms and the router, below one per cent of the FLOPs; memory traffic
 between the products of one bar, and their launches, as a bar is one kernel here; and
 what V3 recomputes. The routing is made up, of experts that are a little unequal.
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -47,6 +52,17 @@ def copies(experts: Int[Tensor, "B T k"]) -> list[list[int]]:
     owner = experts // (V3.moe.num_experts // NUM_GPUS)
     there = torch.zeros(*owner.shape[:2], NUM_GPUS, dtype=torch.long)
     return there.scatter(-1, owner, 1).sum(dim=1).tolist()
+
+
+def handed_on(experts: Int[Tensor, "B T k"]) -> list[int]:
+    """Rows that go over NVLink in each node, to seven neighbours of the first place.
+
+    An expert's node has 32 of them, four on each of its GPUs.
+    """
+    owner = experts // (V3.moe.num_experts // NUM_GPUS**2)
+    there = torch.zeros(*owner.shape[:2], NUM_GPUS**2, dtype=torch.long)
+    rows = there.scatter(-1, owner, 1).sum(dim=(0, 1)).unflatten(0, (NUM_GPUS, -1))
+    return rows[:, 1:].sum(dim=1).tolist()
 
 
 def kernel(
@@ -89,19 +105,34 @@ def kernels(tokens: int, pairs: int, met: int, way: str) -> list[Kernel]:
     ]
 
 
-def exchanges(matrix: list[list[int]], gpu: int, way: str) -> list[Collective]:
+def exchanges(
+    matrix: list[list[int]], gpu: int, way: str, handed: list[int] | None
+) -> list[Collective]:
     """What one GPU sends: rows to the experts in FP8, and back in BF16.
 
     Backward gradients take the same two ways: a combine's leaves as a dispatch.
+
+    Args:
+        handed: rows of a second hop, by node. Then ranks are twice as many, for each
+            GPU is followed by one that stands for its neighbours.
     """
     out, back = fp8_row_bytes(V3.d_model), 2 * V3.d_model
     sent = tuple(count * out for count in matrix[gpu])
     returned = tuple(row[gpu] * back for row in matrix)
     group = tuple(range(NUM_GPUS))
+    if handed:
+        near = [handed[gpu] if peer == gpu else 0 for peer in group]
+        sent = _in_turns(sent, [rows * out for rows in near])
+        returned = _in_turns(returned, [rows * back for rows in near])
+        group = tuple(range(2 * NUM_GPUS))
     return [
         Collective(f"dispatch {way}", "all_to_all", sent, group, 0),
         Collective(f"combine {way}", "all_to_all", returned, group, 0),
     ]
+
+
+def _in_turns(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    return tuple(n for pair in zip(first, second, strict=True) for n in pair)
 
 
 NEEDS = {  # on the other stream; the rest is in the streams' own order
@@ -137,15 +168,18 @@ def weave(work: dict[str, Record], overlap: bool) -> tuple[Record, ...]:
 
 
 @cache
-def tapes(tokens: int, overlap: bool) -> tuple[Tape, ...]:
-    """All tapes of the pair of micro-batches."""
+def tapes(tokens: int, overlap: bool, two_hops: bool = False) -> tuple[Tape, ...]:
+    """All tapes of the pair of micro-batches; with two hops, of every second rank."""
     work: list[dict[str, Record]] = [{} for _ in range(NUM_GPUS)]
     for micro_batch, way in enumerate("FB"):
         experts = chosen_experts(micro_batch)[:, :tokens]
         matrix = copies(experts)
+        handed = handed_on(experts) if two_hops else None
         load = experts.flatten().bincount(minlength=V3.moe.num_experts)
         for gpu, mine in enumerate(load.unflatten(0, (NUM_GPUS, -1))):
             pairs, met = int(mine.sum()), int((mine > 0).sum())
-            records = kernels(tokens, pairs, met, way) + exchanges(matrix, gpu, way)
+            records = kernels(tokens, pairs, met, way)
+            records += exchanges(matrix, gpu, way, handed)
             work[gpu] |= {record.name: record for record in records}
-    return tuple(Tape(gpu, weave(mine, overlap)) for gpu, mine in enumerate(work))
+    apart = 2 if two_hops else 1
+    return tuple(Tape(apart * n, weave(mine, overlap)) for n, mine in enumerate(work))

@@ -10,6 +10,11 @@ const PS_PER_MS = 1e9;
 const milliseconds = (ps) =>
   ps >= PS_PER_MS ? `${(ps / PS_PER_MS).toFixed(2)} ms` : `${(ps / PS_PER_US).toFixed(0)} µs`;
 const grouped = (number) => number.toLocaleString("en-US");
+const HOPS = {
+  one: "one: rows go straight there",
+  pipelined: "two, the second beside the first",
+  series: "two, the second after the first",
+};
 const order = (overlap) => (overlap ? "woven into each other" : "one after the other");
 
 /** Round numbers from 0 up to the most, at most six of them. */
@@ -150,17 +155,19 @@ function makeFacts(fixed, step, exposed, withoutBytes, withoutLatency) {
   };
 }
 
+const PLACES = ["bandwidth", "latency", "tokens", "speed", "overlap", "hops", "nvlink"];
+
 function render({ model, el }) {
   const fixed = model.get("fixed");
   const choice = { ...model.get("choice") };
   const known = new Map(); // what was played, by choice
 
   const run = (changes = {}) => {
-    const { bandwidth, latency, tokens, speed, overlap } = { ...choice, ...changes };
-    const key = [bandwidth, latency, tokens, speed, overlap].join();
+    const asked = { ...choice, ...changes };
+    const key = PLACES.map((name) => asked[name]).join();
     if (!known.has(key)) {
       if (known.size > 2000) known.clear();
-      known.set(key, play(fixed, { bandwidth, latency, tokens, speed, overlap }));
+      known.set(key, play(fixed, asked));
     }
     return known.get(key);
   };
@@ -180,6 +187,10 @@ function render({ model, el }) {
     latency: slider("latency", "latency α", fixed.latencies, (us) => `${us} µs`),
     speed: slider("speed", "chip", fixed.speeds, (speed) => `${speed} × H800`),
     overlap: new Switch("overlap", "overlap", order, moved("overlap")),
+    hops: slider("hops", "hops", fixed.hops, (hops) => HOPS[hops]),
+    nvlink: slider("nvlink", "second hop", fixed.nvlinks, (rate) =>
+      choice.hops === "one" ? "none" : `${rate} GB/s`,
+    ),
     bandwidth: slider("bandwidth", "link", fixed.bandwidths, sayRate, new Map(marks)),
   };
   const timeline = new Picture("timeline", HEAD + fixed.shown.length * ROWS + 54);
@@ -191,7 +202,7 @@ function render({ model, el }) {
   function refresh() {
     for (const [name, control] of Object.entries(controls)) control.value = choice[name];
     const played = run();
-    const freeBytes = { bandwidth: fixed.no_limit };
+    const freeBytes = { bandwidth: fixed.no_limit, nvlink: fixed.no_limit };
     const numbers = makeFacts(
       fixed,
       played.step,

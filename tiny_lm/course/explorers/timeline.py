@@ -4,7 +4,8 @@ Chapter: 05_comm
 Source: deepseek_v3, sections 3.2 and 3.3
 
 A pair of micro-batches passes the layer: one after the other, or woven into each other.
-The reader chooses the link, its latency, the chip and the size of a micro-batch.
+The reader chooses the link, its latency, the chip and the size of a micro-batch; and
+whether rows are handed on over a second link, beside the first or after it.
 
 `timeline_model.js` plays the same tapes in a browser and has to end at the same
 picoseconds. So every rate, every latency and every amount here is a whole number.
@@ -23,7 +24,7 @@ from tiny_lm.hardware import H100, H100_MEASURED, H800, Machine
 from tiny_lm.parts import require
 from tiny_lm.replay.prices import PS_PER_S
 from tiny_lm.replay.simulation import replay
-from tiny_lm.replay.tape import COMM, COMPUTE, Kernel, Mark, Record, Wait
+from tiny_lm.replay.tape import COMM, COMPUTE, Collective, Kernel, Mark, Record, Wait
 from tiny_lm.replay.timeline import Timeline
 
 SHOWN = range(0, NUM_GPUS, 2)  # the GPUs in the picture; the busiest is among them
@@ -31,6 +32,8 @@ TECHNIQUES = {"projections": "mla", "attention": "mla", "experts": "moe"}
 GIGA, PS_PER_US = 10**9, 10**6
 BANDWIDTHS = (25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 320, 400, 450, 560, 720)
 BANDWIDTHS += (900,)  # GB/s that a GPU sends, and as many that it receives
+NVLINKS = (50, 100, 160, 200, 360, 450, 900)  # GB/s of a second hop, inside a node
+HOPS = ("one", "pipelined", "series")
 LATENCIES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # µs an exchange
 TOKENS = (64, 256, 1024, MOST_TOKENS)  # one sequence a GPU and micro-batch
 SPEEDS = (0.25, 0.5, 1, 2, 4)  # arithmetic and memory, as multiples of the H800's
@@ -50,6 +53,8 @@ class Setting:
     tokens: int = 4096
     speed: Number = 1
     overlap: bool = True
+    hops: str = "one"
+    nvlink: int = 160  # what V3 got out of the H800's; matters where there are two hops
 
     def __post_init__(self) -> None:
         places = {
@@ -57,6 +62,8 @@ class Setting:
             "latency": LATENCIES,
             "tokens": TOKENS,
             "speed": SPEEDS,
+            "hops": HOPS,
+            "nvlink": NVLINKS,
         }
         for name, allowed in places.items():
             value = getattr(self, name)
@@ -65,17 +72,24 @@ class Setting:
 
 
 def machine(s: Setting) -> Machine:
-    """H800s, as fast as an H100 was measured, times `speed`, on links of one kind."""
+    """H800s, as fast as an H100 was measured, times `speed`, on the chosen links.
+
+    With two hops a GPU is alone in its node with the one that stands for neighbours.
+    """
+    far, near, two = s.bandwidth, s.nvlink, s.hops != "one"
+    link, alpha_s = float(far * GIGA), s.latency * PS_PER_US / PS_PER_S
     return Machine(
         name=f"8 GPUs of {s.speed:g} × an H800, {s.bandwidth} GB/s, α {s.latency} µs",
         source=f"{H100_MEASURED.source}; links and α: the sliders",
-        gpus_per_node=NUM_GPUS,
+        gpus_per_node=2 if two else NUM_GPUS,
         bf16_flops_per_s=H100_MEASURED.bf16_flops_per_s * s.speed,
         fp8_flops_per_s=H100_MEASURED.fp8_blockwise_flops_per_s * s.speed,
         memory_bytes_per_s=H100_MEASURED.copy_bytes_per_s * s.speed,
         launch_s=H100_MEASURED.launch_s,
-        nvlink_bytes_per_s=float(s.bandwidth * GIGA),
-        nvlink_alpha_s=s.latency * PS_PER_US / PS_PER_S,
+        nvlink_bytes_per_s=float(near * GIGA) if two else link,
+        nvlink_alpha_s=alpha_s,
+        network_bytes_per_s=link,
+        network_alpha_s=alpha_s,
     )
 
 
@@ -95,14 +109,22 @@ class Step:
 
 def play(s: Setting, **figures: float) -> Timeline:
     """Play the tapes where the sliders stand, with figures of the machine replaced."""
-    return replay(tapes(s.tokens, s.overlap), replace(machine(s), **figures))
+    there = replace(machine(s), **figures)
+    if s.hops == "one":
+        return replay(tapes(s.tokens, s.overlap), there)
+    played = replay(
+        tapes(s.tokens, s.overlap, two_hops=True), there, hops=s.hops, mirror=True
+    )
+    spans = (span._replace(rank=span.rank // 2) for span in played.spans)
+    return replace(played, spans=tuple(spans))
 
 
 def simulate(s: Setting) -> Step:
     """One step, and what it would save on a machine without limits."""
     timeline = play(s)
-    wide = play(s, nvlink_bytes_per_s=float(NO_LIMIT * GIGA))
-    quick = play(s, nvlink_alpha_s=0.0)
+    no_limit = float(NO_LIMIT * GIGA)
+    wide = play(s, nvlink_bytes_per_s=no_limit, network_bytes_per_s=no_limit)
+    quick = play(s, nvlink_alpha_s=0.0, network_alpha_s=0.0)
     saved = (timeline.step_ps - other.step_ps for other in (wide, quick))
     return Step(timeline, *saved)
 
@@ -136,10 +158,17 @@ def _rates() -> dict[str, list[int]]:
 def fixed() -> dict[str, Any]:
     """All that the browser needs and must not know by itself."""
     work: dict[str, dict[str, list]] = {}
+    handed: dict[str, dict[str, list]] = {}
     for tokens in TOKENS:
         by_place = zip(*(tape.records for tape in tapes(tokens, False)), strict=True)
         named = [list(place) for place in by_place if hasattr(place[0], "name")]
         work[str(tokens)] = {place[0].name: _amounts(place) for place in named}
+        two = zip(*(tape.records for tape in tapes(tokens, False, True)), strict=True)
+        handed[str(tokens)] = {
+            place[0].name: [r.num_bytes[2 * gpu + 1] for gpu, r in enumerate(place)]
+            for place in two
+            if isinstance(place[0], Collective)
+        }
     programs = {
         str(overlap).lower(): [_row(r) for r in tapes(TOKENS[-1], overlap)[0].records]
         for overlap in (False, True)
@@ -147,6 +176,7 @@ def fixed() -> dict[str, Any]:
     return {
         "programs": programs,
         "work": work,
+        "handed": handed,
         "num_gpus": NUM_GPUS,
         "shown": list(SHOWN),
         "streams": [COMPUTE, COMM],
@@ -154,6 +184,8 @@ def fixed() -> dict[str, Any]:
         "launch_ps": round(H100_MEASURED.launch_s * PS_PER_S),
         "no_limit": NO_LIMIT,
         "bandwidths": BANDWIDTHS,
+        "nvlinks": NVLINKS,
+        "hops": HOPS,
         "latencies": LATENCIES,
         "tokens": TOKENS,
         "speeds": SPEEDS,
@@ -194,10 +226,16 @@ def alternative(s: Setting) -> str:
     step = simulate(s)
     exposed_ps, step_ps = step.exposed_ps / NUM_GPUS, step.timeline.step_ps
     order = "woven into" if s.overlap else "after"
+    second = {
+        "one": "",
+        "pipelined": f" Rows are handed on at {s.nvlink} GB/s while others come in.",
+        "series": f" When all rows are in, they are handed on at {s.nvlink} GB/s.",
+    }[s.hops]
     return (
         f"Timeline of {len(SHOWN)} of {NUM_GPUS} GPUs, each with a row for kernels and "
         f"one for exchanges: one layer of DeepSeek-V3, backward for one micro-batch "
         f"{order} forward for another, {s.tokens:,} tokens a GPU. At {s.bandwidth} "
         f"GB/s and {s.latency} µs the step takes {step_ps / 1e9:.2f} ms; for "
         f"{exposed_ps / 1e9:.2f} ms of it a GPU computes nothing while bytes move."
+        f"{second}"
     )

@@ -20,10 +20,11 @@ function kernelTime(fixed, choice, [flops, bytes, precision]) {
 }
 
 /**
- * An all-to-all: its latency, and the bytes of the busiest port.
+ * An all-to-all: its latency, and the bytes of the busiest port. With a second hop rows are
+ * handed on over NVLink, beside the first, so that the busiest port decides, or after it.
  * Exchanges come one after the other, so no port is still taken when one starts.
  */
-function exchangeTime(choice, bytes) {
+function exchangeTime(choice, bytes, handed) {
   const gpus = [...bytes.keys()];
   const sum = (amounts) => amounts.reduce((total, amount) => total + amount, 0);
   const others = (gpu) => gpus.filter((peer) => peer !== gpu);
@@ -31,13 +32,18 @@ function exchangeTime(choice, bytes) {
     sum(others(gpu).map((peer) => bytes[gpu][peer])),
     sum(others(gpu).map((peer) => bytes[peer][gpu])),
   ]);
-  return choice.latency * PS_PER_US + takes(Math.max(...ports), choice.bandwidth * GIGA);
+  const first = takes(Math.max(...ports), choice.bandwidth * GIGA);
+  const second = takes(Math.max(...handed), choice.nvlink * GIGA);
+  const alpha = choice.latency * PS_PER_US;
+  if (choice.hops === "series") return first + second + 2 * alpha;
+  return alpha + (choice.hops === "pipelined" ? Math.max(first, second) : first);
 }
 
 /** Every stream of every GPU with its spans; `step` is when the last one is through. */
 function play(fixed, choice) {
   const rows = fixed.programs[choice.overlap];
   const work = fixed.work[choice.tokens];
+  const handed = fixed.handed[choice.tokens];
   const gpus = Array.from({ length: fixed.num_gpus }, (_, gpu) => gpu);
   const streams = gpus.flatMap((gpu) =>
     fixed.streams.map((name) => ({
@@ -73,7 +79,7 @@ function play(fixed, choice) {
       const here = arrived.get(name).add(stream);
       if (here.size < fixed.num_gpus) return false;
       const ready = Math.max(...[...here].map((other) => other.now));
-      const end = ready + exchangeTime(choice, work[name]);
+      const end = ready + exchangeTime(choice, work[name], handed[name]);
       for (const other of here) {
         add(other, name, ready, "wait");
         add(other, name, end, "comm");

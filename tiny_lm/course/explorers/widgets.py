@@ -20,7 +20,6 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tiny_lm.counts import Number
 from tiny_lm.course.explorers import balance, codes, context, timeline
 from tiny_lm.course.figures.style import Drawing
 from tiny_lm.files import to_json
@@ -150,34 +149,21 @@ def balance_explorer(
     )
 
 
-def timeline_explorer(
-    bandwidth: int = 40,
-    latency: int = 5,
-    tokens: int = 4096,
-    speed: Number = 1,
-    overlap: bool = True,
-) -> Explorer:
-    """When does a layer wait for its link, and how far does overlap hide that?
+def timeline_explorer(**places: Any) -> Explorer:
+    """When does a layer wait for its links, and how far does overlap hide that?
 
     Args:
-        bandwidth: GB/s that a GPU sends, and as many that it receives.
-        latency: µs of an exchange beside its bytes.
-        tokens: of one micro-batch on one GPU.
-        speed: of the chip's arithmetic and memory, as a multiple of an H800's.
-        overlap: two micro-batches are woven into each other.
+        places: where controls stand that shall not stand as in `timeline.Setting`:
+            `bandwidth`, GB/s that a GPU sends, and as many that it receives;
+            `latency`, µs of an exchange beside its bytes; `tokens` of one micro-batch
+            on one GPU; `speed` of the chip, as a multiple of an H800's; `overlap`, two
+            micro-batches are woven into each other; `hops`, `one`, or two of which the
+            second, at `nvlink` GB/s, is `pipelined` or in `series`.
 
     Raises:
         ValueError: a slider has no such place.
     """
-    return _start(
-        TimelineExplorer,
-        timeline,
-        bandwidth=bandwidth,
-        latency=latency,
-        tokens=tokens,
-        speed=speed,
-        overlap=overlap,
-    )
+    return _start(TimelineExplorer, timeline, **places)
 
 
 def context_explorer(**places: Any) -> Explorer:
