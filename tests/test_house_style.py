@@ -31,7 +31,7 @@ WIRED = {
     "gpus.launch",
     "gpus.torchrun",
     "gpus.mesh",
-    "gpus.comm",
+    "gpus.calls",
     "parallel.pipeline",
     "checkpoint",
 }

@@ -31,6 +31,7 @@ TESTED_WITH = {
     "report": "board",
     "meter": "comm",
     "witness": "comm",
+    "calls": "comm",
 }
 LABELS = ("**Question.**", "**You will be able to**", "**Code**")
 PLACEHOLDER = re.compile(r"\b(coming soon|to be written|work in progress)\b", re.I)

@@ -227,8 +227,12 @@ class Seat:
             return run != self.run or doing != RETURNED
         return fit(call, self.rank, theirs, other)
 
+    def wait(self) -> None:
+        """Wait for a call that was written down when it started."""
+        self.board.set_state(self.rank, self.run, self.calls, CALLING)
+
     def done(self) -> None:
-        """The call is over."""
+        """The call is over, or under way."""
         self.board.set_state(self.rank, self.run, self.calls, BUSY)
 
     def leave(self) -> None:

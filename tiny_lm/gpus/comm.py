@@ -18,20 +18,18 @@ collective, the transposed map:
 In a group of one, every collective returns its argument and sends nothing.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from tiny_lm.gpus import calls
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.gpus.meter import Meter as Meter
-from tiny_lm.gpus.meter import count
 from tiny_lm.gpus.meter import metering as metering
-from tiny_lm.gpus.witness import posted, recorded, records
+from tiny_lm.gpus.pending import Pending as Pending
 
 
 class _Collective(torch.autograd.Function):
@@ -61,7 +59,7 @@ def all_reduce(x: Shaped[Tensor, "*shape"], group: Group) -> Shaped[Tensor, "*sh
         TypeError: `x` holds FP8 codes, which do not add up.
     """
     _refuse_codes(x)
-    run = partial(_sum, group=group)
+    run = partial(calls.total, group=group)
     return _differentiable(x, group, run, run)
 
 
@@ -69,8 +67,8 @@ def all_gather(
     x: Shaped[Tensor, "n *shape"], group: Group
 ) -> Shaped[Tensor, "n_all *shape"]:
     """All ranks' `x` one after the other along dim 0, in rank order, on every rank."""
-    forward = partial(_concatenate, group=group)
-    return _differentiable(x, group, forward, partial(_sum_shards, group=group))
+    forward = partial(calls.concatenate, group=group)
+    return _differentiable(x, group, forward, partial(calls.sum_shards, group=group))
 
 
 def reduce_scatter(
@@ -87,8 +85,8 @@ def reduce_scatter(
         raise ValueError(
             f"cannot split {x.shape[0]} rows evenly over {group.size} ranks"
         )
-    forward = partial(_sum_shards, group=group)
-    return _differentiable(x, group, forward, partial(_concatenate, group=group))
+    forward = partial(calls.sum_shards, group=group)
+    return _differentiable(x, group, forward, partial(calls.concatenate, group=group))
 
 
 def broadcast(
@@ -104,8 +102,8 @@ def broadcast(
     """
     if not 0 <= source < group.size:
         raise ValueError(f"source={source} is not one of {group.size} ranks")
-    forward = partial(_copy_from, source=source, group=group)
-    backward = partial(_sum_at, target=source, group=group)
+    forward = partial(calls.copy_from, source=source, group=group)
+    backward = partial(calls.sum_at, target=source, group=group)
     return _differentiable(x, group, forward, backward)
 
 
@@ -131,10 +129,10 @@ def all_to_all(
     """
     _check_counts(x.shape[0], send_counts, receive_counts, group)
     forward = partial(
-        _exchange, sends=send_counts, receives=receive_counts, group=group
+        calls.exchange, sends=send_counts, receives=receive_counts, group=group
     )
     backward = partial(
-        _exchange, sends=receive_counts, receives=send_counts, group=group
+        calls.exchange, sends=receive_counts, receives=send_counts, group=group
     )
     return _differentiable(x, group, forward, backward)
 
@@ -150,25 +148,63 @@ def all_to_all_counts(
     Raises:
         ValueError: not one row a rank.
     """
-    if counts.shape[0] != group.size:
-        raise ValueError(f"{counts.shape[0]} rows of counts for {group.size} ranks")
+    _check_rows(counts, group)
     if group.size == 1:
         return counts
     ones = [1] * group.size
-    return _exchange(counts, ones, ones, group, kind="counts")
+    return calls.exchange(counts, ones, ones, group, kind="counts")
+
+
+def start_all_to_all(
+    x: Shaped[Tensor, "n_sent *shape"],
+    send_counts: Sequence[int],
+    receive_counts: Sequence[int],
+    group: Group,
+) -> Pending:
+    """Start what `all_to_all` does, and go on at once; no autograd.
+
+    Whoever overlaps runs the way back himself, as one more transfer.
+
+    Args:
+        x: as for `all_to_all`; it must not change before `wait()`.
+        send_counts: likewise.
+        receive_counts: likewise.
+
+    Returns:
+        Its `wait()` gives the rows received.
+
+    Raises:
+        ValueError: as `all_to_all`.
+    """
+    _check_counts(x.shape[0], send_counts, receive_counts, group)
+    return calls.start_exchange(x.detach(), send_counts, receive_counts, group)
+
+
+def start_all_to_all_counts(counts: Int[Tensor, "ranks n"], group: Group) -> Pending:
+    """Start what `all_to_all_counts` does, and go on at once.
+
+    Raises:
+        ValueError: not one row a rank.
+    """
+    _check_rows(counts, group)
+    ones = [1] * group.size
+    return calls.start_exchange(counts, ones, ones, group, kind="counts")
 
 
 def barrier(group: Group) -> None:
     """Wait until every rank of the group is here."""
     if group.size > 1:
-        with recorded("barrier", (), group), posted("barrier", None, group):
-            dist.barrier(group=group.process_group)
-        count("barrier", 0)
+        calls.barrier(group)
 
 
 def _refuse_codes(x: Tensor) -> None:
     if x.is_floating_point() and x.dtype.itemsize == 1:
         raise TypeError(f"codes of {x.dtype} do not add up: dequantise them first")
+
+
+def _check_rows(counts: Tensor, group: Group) -> None:
+    if counts.shape[0] != group.size:
+        raise ValueError(f"{counts.shape[0]} rows of counts for {group.size} ranks")
 
 
 def _check_counts(
@@ -189,85 +225,3 @@ def _check_counts(
             f"rank {group.rank} sends itself {sends[group.rank]} rows but expects "
             f"{receives[group.rank]}"
         )
-
-
-# The collectives themselves. This is all of the course that calls torch's.
-
-
-def _bits(x: Tensor) -> Tensor:
-    """The same memory with a dtype that any backend moves: FP8 codes as bytes."""
-    is_code = x.is_floating_point() and x.dtype.itemsize == 1
-    return x.view(torch.uint8) if is_code else x
-
-
-@records("all_reduce")
-def _sum(x: Tensor, group: Group) -> Tensor:
-    total = x.detach().clone(memory_format=torch.contiguous_format)
-    with posted("all_reduce", x, group):
-        dist.all_reduce(total, group=group.process_group)
-    count("all_reduce", 2 * (group.size - 1) * x.nbytes // group.size)
-    return total
-
-
-@records("all_gather")
-def _concatenate(x: Tensor, group: Group) -> Tensor:
-    whole = x.new_empty(group.size * x.shape[0], *x.shape[1:])
-    parts = list(_bits(whole).chunk(group.size))
-    with posted("all_gather", x, group):
-        dist.all_gather(parts, _bits(x.contiguous()), group=group.process_group)
-    count("all_gather", (group.size - 1) * x.nbytes)
-    return whole
-
-
-@records("reduce_scatter")
-def _sum_shards(x: Tensor, group: Group) -> Tensor:
-    shard = x.new_empty(x.shape[0] // group.size, *x.shape[1:])
-    parts = list(x.contiguous().chunk(group.size))
-    with posted("reduce_scatter", x, group):
-        dist.reduce_scatter(shard, parts, group=group.process_group)
-    count("reduce_scatter", (group.size - 1) * shard.nbytes)
-    return shard
-
-
-@records("broadcast")
-def _copy_from(x: Tensor, source: int, group: Group) -> Tensor:
-    copy = x.detach().clone(memory_format=torch.contiguous_format)
-    with posted(f"broadcast from {source}", x, group):
-        dist.broadcast(_bits(copy), group_src=source, group=group.process_group)
-    at_source = group.rank == source
-    count("broadcast", (group.size - 1) * x.nbytes if at_source else 0)
-    return copy
-
-
-@records("reduce")
-def _sum_at(x: Tensor, target: int, group: Group) -> Tensor:
-    total = x.clone(memory_format=torch.contiguous_format)
-    with posted(f"reduce to {target}", x, group):
-        dist.reduce(total, group_dst=target, group=group.process_group)
-    at_target = group.rank == target
-    count("reduce", 0 if at_target else x.nbytes)
-    return total if at_target else torch.zeros_like(total)
-
-
-def _exchange(
-    x: Tensor,
-    sends: Sequence[int],
-    receives: Sequence[int],
-    group: Group,
-    kind: str = "all_to_all",
-) -> Tensor:
-    row_bytes = math.prod(x.shape[1:]) * x.element_size()
-    sizes = [n * row_bytes for n in sends]
-    record = recorded("all_to_all", sizes, group, name=kind)
-    with record, posted(kind, x, group, sends, receives):
-        arrived = x.new_empty(sum(receives), *x.shape[1:])
-        dist.all_to_all_single(
-            _bits(arrived),
-            _bits(x.contiguous()),
-            list(receives),
-            list(sends),
-            group=group.process_group,
-        )
-    others = x.shape[0] - sends[group.rank]
-    count(kind, others * x[:1].nbytes if others else 0)
-    return arrived

@@ -34,6 +34,7 @@ import torch
 from tiny_lm.gpus import travel
 from tiny_lm.gpus.board import Board, Mismatch, Seat, take_seat
 from tiny_lm.gpus.output import redirect
+from tiny_lm.gpus.pending import nothing_left_open
 
 # A rank that is done waits this long for the others before it closes its connections.
 # Closing wakes a rank that waits for one that has left, so it fails instead of hanging.
@@ -220,7 +221,8 @@ def _work(number: int, task: Task, seat: Seat | None) -> tuple[str, Any]:
         task.settings.adopt()
         linecache.cache.update(task.sources)
         fn, args = pickle.loads(task.work)
-        result = fn(number, *args)
+        with nothing_left_open():
+            result = fn(number, *args)
         if seat:
             seat.leave()
     except Mismatch as error:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tiny_lm.gpus.pending import nothing_left_open
 from tiny_lm.gpus.start import use_loopback
 
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
@@ -120,6 +121,7 @@ def run_rank(fn: Callable[..., Any], *args: Any, device: str = "cpu") -> Any:
     rank, world_size, place = join(device)
     if rank == 0:
         print(taken(place, world_size), file=sys.stderr, flush=True)
-    result = fn(rank, *args)
+    with nothing_left_open():
+        result = fn(rank, *args)
     leave()
     return result

@@ -63,6 +63,38 @@ def recorded(
     return recorder.collective(name or kind, kind, num_bytes, ranks, root)
 
 
+@contextmanager
+def started(
+    kind: str, num_bytes: Sequence[int], group: Group, name: str
+) -> Iterator[Callable[[], None]]:
+    """Around the start of a call that is waited for later.
+
+    Returns:
+        What to call when it has been waited for, so that whoever records knows.
+    """
+    recorder = active()
+    if recorder is None:
+        yield _nothing
+        return
+    with recorder.start(name, kind, num_bytes, group.members) as event:
+        yield lambda: recorder.wait(event)
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Around a wait for a call that was posted when it started."""
+    seat = board.seat()
+    if seat:
+        seat.wait()
+    yield
+    if seat:
+        seat.done()
+
+
+def _nothing() -> None:
+    """Nobody records."""
+
+
 def records(kind: str) -> Callable[[Run], Run]:
     """A collective of one argument, recorded as one call and nothing inside it."""
 

@@ -11,9 +11,9 @@ Three sources fill a tape. PyTorch shows each operation before it runs, forward 
 backward, and `operations` says what it costs. `kernels` tells of those that are fused
 on a GPU: attention, norms, FP8 products. `comm` tells of collectives.
 
-A collective here is synchronous. It starts when the kernels before it are through, and
-the kernels after it wait for it, so each is four records more: an event of the compute
-stream that the comm stream waits for, and one back.
+A collective starts when the kernels before it are through, and the kernels after the
+wait for it wait for it: an event of the compute stream that the comm stream waits for,
+and one back. Where a call is synchronous, start and wait are one.
 
 Names begin with the module of the model in which the work was asked for. The backward
 pass knows it, too: autograd numbers its nodes as the forward pass makes them.
@@ -120,18 +120,35 @@ class Recorder(TorchDispatchMode):
         root: int | None = None,
     ) -> Iterator[None]:
         """A collective runs inside the `with`; arguments are those of the record."""
-        self._hand_over(COMPUTE, COMM)
+        with self.start(name, kind, num_bytes, group, root) as event:
+            self.wait(event)
+            yield
+
+    @contextmanager
+    def start(
+        self,
+        name: str,
+        kind: str,
+        num_bytes: Sequence[int],
+        group: tuple[int, ...],
+        root: int | None = None,
+    ) -> Iterator[int]:
+        """A collective is started inside the `with`; gives the event to `wait` for."""
+        self._records.append(Wait(self._mark(COMPUTE), COMM))
         sequence = self._calls[group]
         self._calls[group] += 1
         name = self.names.full(name)
         sizes = tuple(num_bytes)
         self._records.append(Collective(name, kind, sizes, group, sequence, COMM, root))
-        self._hand_over(COMM, COMPUTE)
         self._inside += 1
         try:
-            yield
+            yield self._mark(COMM)
         finally:
             self._inside -= 1
+
+    def wait(self, event: int) -> None:
+        """What is computed from here on needs what happened there."""
+        self._records.append(Wait(event, COMPUTE))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -148,10 +165,11 @@ class Recorder(TorchDispatchMode):
         if work.flops or work.num_bytes:  # PyTorch launches nothing for no numbers
             self._records.append(Kernel(self.names.full(name), *work, COMPUTE))
 
-    def _hand_over(self, first: str, then: str) -> None:
-        """What comes next on a stream waits for what came last on another."""
-        self._records += [Mark(self._events, first), Wait(self._events, then)]
+    def _mark(self, stream: str) -> int:
+        """An event: what came last on the stream is through."""
+        self._records.append(Mark(self._events, stream))
         self._events += 1
+        return self._events - 1
 
 
 class _Names:
