@@ -7,7 +7,7 @@ import pytest
 from tiny_lm.course.figures import exchanges
 from tiny_lm.course.figures.style import Drawing
 from tiny_lm.parallel import unit_pipelines
-from tiny_lm.parallel.schedules import SCHEDULES
+from tiny_lm.parallel.schedules import OF_WHOLE_STAGES
 
 
 def words(drawing: Drawing) -> list[str]:
@@ -46,9 +46,9 @@ def test_both_ends_of_the_hops_are_drawn_for_each_machine():
     assert shown.count("NVLink") == shown.count("network") == 4
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", OF_WHOLE_STAGES)
 def test_an_order_shows_each_micro_batch_forward_backward_and_for_its_weights(name):
-    timeline = unit_pipelines.play(SCHEDULES[name], 2, 4)
+    timeline = unit_pipelines.play(OF_WHOLE_STAGES[name], 2, 4)
     shown = words(exchanges.orders({name: timeline}))
     numbers = [w for w in shown if w in ("0", "1", "2", "3")]
     pairs = sum(span.name.startswith("FB") for span in timeline.spans)

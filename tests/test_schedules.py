@@ -3,13 +3,19 @@
 import pytest
 
 from tiny_lm.parallel.schedules import (
+    OF_WHOLE_STAGES,
     SCHEDULES,
     dualpipe,
+    dualpipev,
+    gpipe,
+    interleaved,
+    interleaved_pairs,
     neighbours,
     one_f_one_b,
     parts,
     stage_of,
     zb1p,
+    zbv,
 )
 
 
@@ -57,8 +63,12 @@ def test_the_second_pipeline_runs_the_other_way():
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("rank", range(8))
 def test_every_micro_batch_goes_forward_and_back_once_on_every_stage(name, rank):
-    done = [p for action in SCHEDULES[name](8, rank, 20) for p in parts(action)]
-    pipelines = {0: range(10), 1: range(10)} if name == "dualpipe" else {0: range(20)}
+    done = [p for action in SCHEDULES[name](8, rank, 32) for p in parts(action)]
+    pipelines = {0: range(32)}
+    if name == "dualpipe":
+        pipelines = {0: range(16), 1: range(16)}
+    elif name not in OF_WHOLE_STAGES:
+        pipelines = {0: range(32), 1: range(32)}
     wanted = [(p, m) for p, micro in pipelines.items() for m in micro]
     for kinds in (("F",), ("B", "BW"), ("W", "BW")):
         assert sorted(part[1:] for part in done if part[0] in kinds) == wanted
@@ -79,6 +89,45 @@ def test_dualpipe_keeps_one_forward_more_alive_than_there_are_stages(num_stages)
                 peak = max(peak, alive)
         peaks.append(peak)
     assert max(peaks) == num_stages + 1
+
+
+def test_gpipe_keeps_the_order_of_the_micro_batches():
+    assert gpipe(4, 2, 2) == [("F", 0, 0), ("F", 0, 1), ("BW", 0, 0), ("BW", 0, 1)]
+
+
+def test_interleaved_of_two_ranks_by_hand():
+    """A group of two passes chunk 0, then chunk 1; back the other way round."""
+    last = interleaved(2, 1, 2)
+    assert last[:2] == [("F", 0, 0), ("F", 0, 1)]
+    assert last[2:4] == [("F", 1, 0), ("BW", 1, 0)]
+    assert last[4:] == [("F", 1, 1), ("BW", 1, 1), ("BW", 0, 0), ("BW", 0, 1)]
+
+
+def test_one_forward_more_makes_pairs_of_different_micro_batches():
+    for rank in range(4):
+        pairs = [a for a in interleaved_pairs(4, rank, 8) if a[0] == "FB"]
+        assert pairs == [
+            ("FB", *forward[1:], *backward[1:])
+            for forward, backward in zip(
+                [a for a in interleaved(4, rank, 8) if a[0] == "F"][-len(pairs) :],
+                [a for a in interleaved(4, rank, 8) if a[0] == "BW"],
+                strict=False,
+            )
+        ]
+        assert all(pair[1:3] != pair[3:] for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "counts", "wanted"),
+    [
+        (interleaved, (4, 6), "groups of num_ranks=4, got num_micro=6"),
+        (zbv, (4, 6), "at least 7 micro-batches on num_ranks=4, got num_micro=6"),
+        (dualpipev, (4, 7), "two micro-batches a rank at least, got num_ranks=4"),
+    ],
+)
+def test_counts_that_do_not_fit_are_refused(schedule, counts, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        schedule(counts[0], 0, counts[1])
 
 
 @pytest.mark.parametrize("counts", [(3, 8), (4, 9), (4, 6)])

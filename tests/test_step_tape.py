@@ -10,7 +10,7 @@ from toy_machine import TOY
 from tiny_lm.config import MHAConfig, deepseek_v3, tiny, tiny_dense
 from tiny_lm.costs import step_flops
 from tiny_lm.parallel.plan import Layout, Plan
-from tiny_lm.parallel.schedules import SCHEDULES
+from tiny_lm.parallel.schedules import OF_WHOLE_STAGES
 from tiny_lm.parallel.step_tape import write
 from tiny_lm.replay.simulation import replay
 from tiny_lm.replay.tape import Collective, Kernel, Mark, Send, Wait
@@ -26,7 +26,7 @@ def records(made, *kinds):
     return [r for tape in made for r in tape.records if isinstance(r, kinds)]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", OF_WHOLE_STAGES)
 @pytest.mark.parametrize("num_mtp", [0, 1])
 def test_flops_of_all_gpus_are_those_of_the_step(schedule, num_mtp):
     config = replace(deepseek_v3(), num_mtp=num_mtp)
@@ -38,7 +38,7 @@ def test_flops_of_all_gpus_are_those_of_the_step(schedule, num_mtp):
     assert 0.02 < again < 0.1
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", OF_WHOLE_STAGES)
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_one_tape_a_stage_tells_what_the_tapes_of_all_gpus_tell(
@@ -194,7 +194,7 @@ def test_each_action_ends_with_its_transfers():
     assert marks and marks == waits
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", OF_WHOLE_STAGES)
 def test_a_routed_layer_makes_two_transfers_each_way_for_a_micro_batch(schedule):
     made = tapes(deepseek_v3(), replace(SHORT, schedule=schedule))
     calls = Counter(c.name.split(": ")[1] for c in records(made, Collective))

@@ -29,7 +29,7 @@ from tiny_lm.config import ModelConfig, MoEConfig
 from tiny_lm.costs import fp8_row_bytes
 from tiny_lm.counts import forward_flops_by_part
 from tiny_lm.parallel.chunks import DISPATCH, Chunk, Shape, build_chunk
-from tiny_lm.parallel.schedules import SCHEDULES, stage_of
+from tiny_lm.parallel.schedules import OF_WHOLE_STAGES, stage_of
 from tiny_lm.parts import require, require_positive
 
 
@@ -68,8 +68,9 @@ class Layout:
         require_positive(self, *counts.split(), "batch_size", "seq_len")
         require_positive(self, "sequences_per_micro", "tensor_parallel")
         require(
-            self.schedule in SCHEDULES,
-            f"unknown schedule {self.schedule!r}; there are: {', '.join(SCHEDULES)}",
+            self.schedule in OF_WHOLE_STAGES,
+            f"unknown schedule {self.schedule!r}; "
+            f"there are: {', '.join(OF_WHOLE_STAGES)}",
         )
         share = self.gpus_per_stage * self.sequences_per_micro
         require(
@@ -231,7 +232,7 @@ class Plan:
 
     def actions(self, stage: int) -> list[tuple]:
         """What the GPUs of this place in the pipeline do, in order."""
-        schedule = SCHEDULES[self.layout.schedule]
+        schedule = OF_WHOLE_STAGES[self.layout.schedule]
         return schedule(self.layout.num_stages, stage, self.layout.num_micro)
 
     def held(self, stage: int) -> list[Chunk]:
