@@ -1,6 +1,6 @@
 """Task 5.8: what any pipeline schedule wastes in time, and takes in memory.
 
-Chapter: 05_comm/pipelines
+Chapter: 05_comm/slower_link
 Source: zero_bubble
 """
 

@@ -1,6 +1,6 @@
 """Task 5.8 ends: what is held, halves of a backward, several stages on a rank.
 
-Chapter: 05_comm/pipelines
+Chapter: 05_comm/slower_link
 Source: zero_bubble
 """
 
