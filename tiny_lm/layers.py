@@ -235,3 +235,10 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         return self.down(swiglu(self.gate_up(x)))
+
+
+def cross_entropy(
+    logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]
+) -> Float[Tensor, ""]:
+    """Mean over all positions, in at least FP32; nats."""
+    return F.cross_entropy(at_least_fp32(logits).flatten(0, 1), targets.flatten())

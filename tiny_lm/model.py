@@ -11,7 +11,6 @@ import zlib
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from tiny_lm.layers import (
     Products,
     RMSNorm,
     SwiGLU,
-    at_least_fp32,
+    cross_entropy,
     refuse_autocast,
 )
 from tiny_lm.mla import LatentAttention
@@ -79,10 +78,17 @@ class Block(nn.Module):
         place: Place | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, ""]]:
         """The block's output, and its balance loss: zero for a dense block."""
-        x = x + self.attention(self.attention_norm(x), cache, place)
-        found = self.ffn(self.ffn_norm(x))
+        x, normed = self.attend(x, cache, place)
+        found = self.ffn(normed)
         found, balance = found if isinstance(found, tuple) else (found, x.new_zeros(()))
         return x + found, balance
+
+    def attend(
+        self, x: Float[Tensor, "B T D"], *where: Cache | Place | None
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"]]:
+        """The first half: the stream after attention, and what the second reads."""
+        x = x + self.attention(self.attention_norm(x), *where)
+        return x, self.ffn_norm(x)
 
 
 class MTPModule(nn.Module):
@@ -108,8 +114,11 @@ class MTPModule(nn.Module):
     def forward(
         self, h: Float[Tensor, "B T D"], emb: Float[Tensor, "B T D"]
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, ""]]:
-        both = torch.cat([self.state_norm(h), self.token_norm(emb)], dim=-1)
-        return self.block(self.mix(both))
+        return self.block(self.enter(h, emb))
+
+    def enter(self, h: Tensor, emb: Tensor) -> Float[Tensor, "B T D"]:
+        """What its block reads."""
+        return self.mix(torch.cat([self.state_norm(h), self.token_norm(emb)], dim=-1))
 
 
 class LanguageModel(FullPrecision):
@@ -205,7 +214,7 @@ class LanguageModel(FullPrecision):
         """
         h, balance = self.hidden(tokens[:, :-1])
         logits = self.head(self.norm(h))
-        next_token = _cross_entropy(logits, tokens[:, 1:])
+        next_token = cross_entropy(logits, tokens[:, 1:])
         mtp, mtp_balance = self._mtp_loss(h, tokens)
         balance = balance + mtp_balance
         total = next_token + self.config.mtp_weight * mtp + balance
@@ -221,7 +230,7 @@ class LanguageModel(FullPrecision):
             emb = self.embedding(tokens[:, depth:-1])
             h, balance = module(h[:, :-1], emb)
             logits = self.head(module.norm(h))
-            losses.append(_cross_entropy(logits, tokens[:, depth + 1 :]))
+            losses.append(cross_entropy(logits, tokens[:, depth + 1 :]))
             total = total + balance
         return torch.stack(losses).sum() / max(len(self.mtp), 1), total
 
@@ -240,12 +249,6 @@ class LanguageModel(FullPrecision):
         positions, hidden = context.advance(*tokens.shape, real)
         num = context.longest - start
         return self.blocks[0].attention.place(start, num, positions, hidden)
-
-
-def _cross_entropy(
-    logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]
-) -> Float[Tensor, ""]:
-    return F.cross_entropy(at_least_fp32(logits).flatten(0, 1), targets.flatten())
 
 
 def is_expert(name: str) -> bool:

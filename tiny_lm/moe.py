@@ -258,12 +258,16 @@ class MoE(nn.Module):
         self, x: Float[Tensor, "B T D"]
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, ""]]:
         """The mixture's output, and the balance loss to add to the objective."""
+        weights, experts, balance = self.route(x)
+        rows, ends, way_back = self.dispatcher.dispatch(x.flatten(0, 1), experts)
+        rows = self.experts(rows, ends)
+        y = self.dispatcher.combine(rows, weights, way_back).view_as(x)
+        return (y if self.shared is None else y + self.shared(x)), balance
+
+    def route(
+        self, x: Float[Tensor, "B T D"]
+    ) -> tuple[Float[Tensor, "N k"], Int[Tensor, "N k"], Float[Tensor, ""]]:
+        """What the router says of each token, one after the other over sequences."""
         refuse_autocast(x)
         weights, experts, balance = self.router(x)
-        weights = weights.to(x.dtype)
-        rows, ends, way_back = self.dispatcher.dispatch(
-            x.flatten(0, 1), experts.flatten(0, 1)
-        )
-        rows = self.experts(rows, ends)
-        y = self.dispatcher.combine(rows, weights.flatten(0, 1), way_back).view_as(x)
-        return (y if self.shared is None else y + self.shared(x)), balance
+        return weights.to(x.dtype).flatten(0, 1), experts.flatten(0, 1), balance

@@ -18,15 +18,20 @@ backward pass of a dispatch is a combine of gradients, and that of a combine is 
 dispatch. Nothing is dropped however uneven the choice is: an expert may get every
 token, or none.
 
+Each of these transfers is started and waited for apart: `dispatch` and `combine` wait
+at once, and `overlap` lets another micro-batch compute in between.
+
 A token with two experts on the same rank is sent there twice. DeepSeek-V3 sends it
 once to a node and copies it there, which is what its limit of four nodes a token buys.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tiny_lm.gpus import comm
@@ -55,6 +60,22 @@ class Route:
     arriving: Order
     send_counts: Sequence[int]
     receive_counts: Sequence[int]
+
+
+class Moving:
+    """What is under way, and what is to be done with it where it arrives."""
+
+    def __init__(self, pending: comm.Pending, finish: Callable[[Tensor], Any]) -> None:
+        self._pending, self._finish = pending, finish
+
+    def wait(self) -> Any:
+        """The result, once it is there."""
+        return self._finish(self._pending.wait())
+
+    def then(self, more: Callable[[Any], Any]) -> "Moving":
+        """The same, with one thing more to be done."""
+        finish = self._finish
+        return Moving(self._pending, lambda arrived: more(finish(arrived)))
 
 
 class ExpertParallelDispatcher:
@@ -92,25 +113,74 @@ class ExpertParallelDispatcher:
         self, x: Float[Tensor, "N D"], experts: Int[Tensor, "N k"]
     ) -> tuple[Float[Tensor, "R D"], Int[Tensor, " E"], Route]:
         """The rows for the experts of this rank, sent by all ranks of the group."""
-        route = self._plan(experts)
-        rows = _ToExperts.apply(x, route, self.group, self.wire)
-        return rows, route.arriving.ends, route
+        route = self.start_plan(experts).wait()
+        return _ToExperts.apply(x, route, self), route.arriving.ends, route
 
     def combine(
         self, rows: Float[Tensor, "R D"], weights: Float[Tensor, "N k"], way_back: Route
     ) -> Float[Tensor, "N D"]:
         """The weighted sum at each token of what its experts made of it."""
-        home = _ToTokens.apply(rows, way_back, self.group, self.wire)
+        home = _ToTokens.apply(rows, way_back, self)
         return collect(home, weights, way_back.leaving)
 
-    def _plan(self, experts: Int[Tensor, "N k"]) -> Route:
+    def start_plan(self, experts: Int[Tensor, "N k"]) -> Moving:
+        """Tell each rank what it will get; gives the `Route`."""
         leaving = sort_by_expert(experts, self.num_experts)
         ends = leaving.ends
         sends = ends.diff(prepend=ends.new_zeros(1)).view(self.group.size, -1)
-        receives = comm.all_to_all_counts(sends, self.group)
+        pending = comm.start_all_to_all_counts(sends, self.group)
+        return Moving(pending, partial(self._route, leaving, sends))
+
+    def start_dispatch(self, x: Float[Tensor, "N D"], route: Route) -> Moving:
+        """Tokens leave, packed once and copied for each expert; gives experts' rows."""
+        way = self.wire.to_experts
+        packed = copy_to_rows(way.pack(x), route.leaving)
+        return self._to_experts(packed, route, x.shape[-1], x.dtype)
+
+    def start_combine(self, rows: Float[Tensor, "R D"], route: Route) -> Moving:
+        """Experts' rows go home; gives a row for each choice of each token."""
+        way = self.wire.to_tokens
+        packed = rows_of_tokens(way.pack(rows), route.arriving).squeeze(1)
+        pending = comm.start_all_to_all(
+            packed, route.receive_counts, route.send_counts, self.group
+        )
+        return Moving(
+            pending, lambda home: way.unpack(home, rows.shape[-1], rows.dtype)
+        )
+
+    def start_combine_backward(
+        self, grad: Float[Tensor, "n_sent D"], route: Route
+    ) -> Moving:
+        """Gradients of what came home go to the experts: a dispatch of rows."""
+        packed = self.wire.to_experts.pack(grad)
+        return self._to_experts(packed, route, grad.shape[-1], grad.dtype)
+
+    def start_dispatch_backward(
+        self, grad: Float[Tensor, "R D"], route: Route
+    ) -> Moving:
+        """Gradients of experts' rows come home; gives the sum at each token."""
+        moving = self.start_combine(grad, route)
+        return moving.then(lambda home: sum_at_tokens(home, route.leaving))
+
+    def _to_experts(
+        self, packed: Tensor, route: Route, width: int, dtype: torch.dtype
+    ) -> Moving:
+        """Rows as they leave, to rows as the experts here want them."""
+        pending = comm.start_all_to_all(
+            packed, route.send_counts, route.receive_counts, self.group
+        )
+
+        def finish(arrived: Tensor) -> Tensor:
+            rows = copy_to_rows(arrived, route.arriving)
+            return self.wire.to_experts.unpack(rows, width, dtype)
+
+        return Moving(pending, finish)
+
+    def _route(self, leaving: Order, sends: Tensor, receives: Tensor) -> Route:
+        """The way of each row, when all ranks have said what they send."""
         send_counts, receive_counts = torch.stack([sends, receives]).sum(-1).tolist()
         num_local = len(self.local_experts)
-        local = torch.arange(num_local, device=experts.device).repeat(self.group.size)
+        local = torch.arange(num_local, device=sends.device).repeat(self.group.size)
         arrived = local.repeat_interleave(
             receives.flatten(), output_size=sum(receive_counts)
         )
@@ -118,54 +188,29 @@ class ExpertParallelDispatcher:
         return Route(leaving, arriving, send_counts, receive_counts)
 
 
-def _go(
-    packed: Shaped[Tensor, "n_sent W"], route: Route, group: Group
-) -> Shaped[Tensor, "R W"]:
-    """Rows as they leave, to rows as the experts here want them."""
-    arrived = comm.all_to_all(packed, route.send_counts, route.receive_counts, group)
-    return copy_to_rows(arrived, route.arriving)
-
-
-def _return(
-    packed: Shaped[Tensor, "R W"], route: Route, group: Group
-) -> Shaped[Tensor, "n_sent W"]:
-    """The way back of `_go`; padding rows stay behind."""
-    rows = rows_of_tokens(packed, route.arriving).squeeze(1)
-    return comm.all_to_all(rows, route.receive_counts, route.send_counts, group)
-
-
 class _ToExperts(torch.autograd.Function):
-    """Tokens to the experts' rows. Backward, the rows' gradients come home.
-
-    A token is packed once, before it is copied for each of its experts.
-    """
+    """Tokens to the experts' rows. Backward, the rows' gradients come home."""
 
     @staticmethod
-    def forward(ctx, x, route, group, wire):
-        ctx.route, ctx.group, ctx.wire = route, group, wire
-        packed = copy_to_rows(wire.to_experts.pack(x), route.leaving)
-        rows = _go(packed, route, group)
-        return wire.to_experts.unpack(rows, x.shape[-1], x.dtype)
+    def forward(ctx, x, route, dispatcher):
+        ctx.route, ctx.dispatcher = route, dispatcher
+        return dispatcher.start_dispatch(x, route).wait()
 
     @staticmethod
     def backward(ctx, grad):
-        way = ctx.wire.to_tokens
-        home = _return(way.pack(grad), ctx.route, ctx.group)
-        home = way.unpack(home, grad.shape[-1], grad.dtype)
-        return sum_at_tokens(home, ctx.route.leaving), None, None, None
+        moving = ctx.dispatcher.start_dispatch_backward(grad, ctx.route)
+        return moving.wait(), None, None
 
 
 class _ToTokens(torch.autograd.Function):
     """The experts' rows come home. Backward, gradients travel to the experts."""
 
     @staticmethod
-    def forward(ctx, rows, route, group, wire):
-        ctx.route, ctx.group, ctx.wire = route, group, wire
-        home = _return(wire.to_tokens.pack(rows), route, group)
-        return wire.to_tokens.unpack(home, rows.shape[-1], rows.dtype)
+    def forward(ctx, rows, route, dispatcher):
+        ctx.route, ctx.dispatcher = route, dispatcher
+        return dispatcher.start_combine(rows, route).wait()
 
     @staticmethod
     def backward(ctx, grad):
-        way = ctx.wire.to_experts
-        rows = _go(way.pack(grad), ctx.route, ctx.group)
-        return way.unpack(rows, grad.shape[-1], grad.dtype), None, None, None
+        moving = ctx.dispatcher.start_combine_backward(grad, ctx.route)
+        return moving.wait(), None, None

@@ -27,7 +27,7 @@ whether the wire's thread has let go of it yet. No such parameter is in `tiny_lm
 from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -81,6 +81,16 @@ def recording(rank: int, model: nn.Module | None = None) -> Iterator["Recorder"]
 def active() -> "Recorder | None":
     """The recorder of this process, where it records."""
     return _recorder
+
+
+def inside(module: nn.Module, backward: bool = False) -> AbstractContextManager[None]:
+    """What is recorded in the `with` is named after a module of the recorded model.
+
+    For work that is cut out of a module's forward pass, or of its backward pass: calls
+    of modules, and what autograd runs, have their names without it.
+    """
+    recorder = active()
+    return recorder.names.inside(module, backward) if recorder else nullcontext()
 
 
 class Recorder(TorchDispatchMode):
@@ -176,39 +186,50 @@ class _Names:
     """Where in the model we are, forward by its modules, backward by autograd."""
 
     def __init__(self) -> None:
-        self._stack = [""]
+        self._known: dict[nn.Module, str] = {}
+        self._stack = [("", False)]  # module, and whether we go back
         self._starts = [0]  # number of the first autograd node …
         self._modules = [""]  # … that was made in this module
 
     @contextmanager
     def follow(self, name: str, module: nn.Module) -> Iterator[None]:
         """Notice whenever the module begins and ends its forward pass."""
-
-        def enter(*_: Any) -> None:
-            self._stack.append(name)
-            self._note()
-
-        def leave(*_: Any) -> None:
-            self._stack.pop()
-            self._note()
-
-        first = module.register_forward_pre_hook(enter)
-        last = module.register_forward_hook(leave, always_call=True)
+        self._known[module] = name
+        first = module.register_forward_pre_hook(lambda *_: self._enter(name))
+        last = module.register_forward_hook(self._leave, always_call=True)
         try:
             yield
         finally:
             first.remove()
             last.remove()
 
+    @contextmanager
+    def inside(self, module: nn.Module, backward: bool) -> Iterator[None]:
+        """Be in the module until the `with` ends."""
+        self._enter(self._known.get(module, ""), backward)
+        try:
+            yield
+        finally:
+            self._leave()
+
     def full(self, name: str) -> str:
         """The name with its module before it, and behind it whether we go back."""
         node = torch._C._current_autograd_node()
-        if node is None:
-            return f"{self._stack[-1]} {name}".strip()
-        # What adds up a parameter's gradient has the last number of all: no module.
-        place = bisect(self._starts, node._sequence_nr()) - 1
-        return f"{self._modules[place]} {name} backward".strip()
+        module, backward = self._stack[-1]
+        if node is not None:
+            # What adds up a parameter's gradient has the last number of all: no module.
+            place = bisect(self._starts, node._sequence_nr()) - 1
+            module, backward = self._modules[place], True
+        return f"{module} {name}{' backward' if backward else ''}".strip()
+
+    def _enter(self, name: str, backward: bool = False) -> None:
+        self._stack.append((name, backward))
+        self._note()
+
+    def _leave(self, *_: Any) -> None:
+        self._stack.pop()
+        self._note()
 
     def _note(self) -> None:
         self._starts.append(torch.autograd._get_sequence_nr())
-        self._modules.append(self._stack[-1])
+        self._modules.append(self._stack[-1][0])
