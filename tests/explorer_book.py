@@ -39,6 +39,11 @@ widgets.context_explorer()
 :tags: [remove-input]
 widgets.codes_explorer()
 ```
+
+```{code-cell} ipython3
+:tags: [remove-input]
+widgets.pipeline_explorer()
+```
 """
 TOC = "format: jb-book\nroot: chapters/index\nchapters: [{file: chapters/plain}]\n"
 

@@ -17,11 +17,21 @@ from context_pages import STANDS as CONTEXTS
 from context_pages import go_to as choose
 from context_pages import heads_limit_groups, menus_choose_a_shape, same_costs
 from explorer_book import ROOT, build, drag, press
+from pipeline_pages import STANDS as ORDERS
+from pipeline_pages import go_to as order
+from pipeline_pages import same_bars
 from playwright.sync_api import Locator
 from test_site import AXE, OVERFLOW, SILENT, Visit, axe
 from timeline_pages import STANDS, STOPS, go_to, same_times
 
-from tiny_lm.course.explorers import balance, codes, context, timeline, widgets
+from tiny_lm.course.explorers import (
+    balance,
+    codes,
+    context,
+    pipeline,
+    timeline,
+    widgets,
+)
 from tiny_lm.course.explorers.balance import Setting
 from tiny_lm.course.explorers.timeline import Setting as Place
 
@@ -31,6 +41,7 @@ NAMES = {
     "timeline": "Explorer: time of a layer",
     "context": "Explorer: what a context costs",
     "codes": "Explorer: numbers in few bits",
+    "pipeline": "Explorer: orders of a pipeline",
 }
 EXPLORERS = [  # name, model, widget, number of sliders, a choice that Python makes
     (
@@ -43,6 +54,7 @@ EXPLORERS = [  # name, model, widget, number of sliders, a choice that Python ma
     ),
     ("context", context, widgets.context_explorer, 10, CONTEXTS[6]),
     ("codes", codes, widgets.codes_explorer, 5, CODES[6]),
+    ("pipeline", pipeline, widgets.pipeline_explorer, 4, ORDERS[3]),
 ]
 each_explorer = pytest.mark.parametrize(
     ("name", "model", "widget", "num_sliders", "told"), EXPLORERS, ids=NAMES
@@ -98,6 +110,12 @@ def costs(visit) -> Locator:
 def bits(visit) -> Locator:
     """The explorer of numbers in few bits."""
     return visit.page.get_by_role("group", name=NAMES["codes"])
+
+
+@pytest.fixture
+def waits(visit) -> Locator:
+    """The explorer of a pipeline's orders."""
+    return visit.page.get_by_role("group", name=NAMES["pipeline"])
 
 
 # --- balance ---
@@ -255,6 +273,12 @@ def test_the_page_rounds_to_the_last_bit(bits, stand):
     same_codes(bits, stand)
 
 
+@pytest.mark.parametrize("stand", ORDERS, ids=named)
+def test_the_page_plays_every_order_to_the_last_bit(waits, stand):
+    order(waits, stand)
+    same_bars(waits, stand)
+
+
 def test_a_pointer_takes_the_number_along_the_line(bits):
     pointer_moves_the_number(bits)
 
@@ -346,7 +370,7 @@ def test_in_a_notebook_the_choice_travels_both_ways(
     page.evaluate("choice => fromPython(choice)", asdict(told))
     root = page.get_by_role("group", name=NAMES[name])
     same = {"balance": same_numbers, "timeline": same_times}
-    same |= {"context": same_costs, "codes": same_codes}
+    same |= {"context": same_costs, "codes": same_codes, "pipeline": same_bars}
     same[name](root, told)
     page.evaluate("leave()")
     assert page.evaluate("heard") == {}

@@ -11,9 +11,9 @@ const milliseconds = (ps) =>
   ps >= PS_PER_MS ? `${(ps / PS_PER_MS).toFixed(2)} ms` : `${(ps / PS_PER_US).toFixed(0)} µs`;
 const grouped = (number) => number.toLocaleString("en-US");
 const HOPS = {
-  one: "one: rows go straight there",
-  pipelined: "two, the second beside the first",
-  series: "two, the second after the first",
+  one: "one",
+  pipelined: "two, pipelined",
+  series: "two, in series",
 };
 const order = (overlap) => (overlap ? "woven into each other" : "one after the other");
 

@@ -20,7 +20,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tiny_lm.course.explorers import balance, codes, context, timeline
+from tiny_lm.course.explorers import balance, codes, context, pipeline, timeline
 from tiny_lm.course.figures.style import Drawing
 from tiny_lm.files import to_json
 
@@ -111,6 +111,14 @@ class CodesExplorer(Explorer):
     _esm = source(name)
 
 
+class PipelineExplorer(Explorer):
+    """Who waits in a pipeline, in seven orders."""
+
+    name = "pipeline"
+    title = "Explorer: orders of a pipeline"
+    _esm = source(name)
+
+
 @cache
 def _still(model: ModuleType, start: Any) -> tuple[Drawing, str]:
     return model.picture(start), model.alternative(start)
@@ -188,3 +196,15 @@ def codes_explorer(**places: Any) -> Explorer:
         ValueError: a control has no such place.
     """
     return _start(CodesExplorer, codes, **places)
+
+
+def pipeline_explorer(**places: Any) -> Explorer:
+    """Which order of a pipeline waits least, and what does it keep for that?
+
+    Args:
+        places: where controls stand that shall not stand as in `pipeline.Setting`.
+
+    Raises:
+        ValueError: a control has no such place.
+    """
+    return _start(PipelineExplorer, pipeline, **places)
