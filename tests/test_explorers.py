@@ -198,7 +198,7 @@ def test_a_page_loads_the_explorers_that_it_shows(tmp_path):
     assert load(tmp_path, box + box) == wanted
     assert load(tmp_path, "<p>text</p>") == []
     files = {file.name for file in (tmp_path / "_static" / "explorers").iterdir()}
-    scripts = {"balance.js", "timeline.js", "context.js", "codes.js"}
+    scripts = {"balance.js", "timeline.js", "context.js", "codes.js"} | {"pipeline.js"}
     assert files == scripts | {"explorer.css"}
 
 
