@@ -14,7 +14,7 @@ from tiny_lm.layers import RMSNorm
 from tiny_lm.replay import recorder
 from tiny_lm.replay.match import check
 from tiny_lm.replay.recorder import recording
-from tiny_lm.replay.tape import Collective, Kernel, Mark, Wait
+from tiny_lm.replay.tape import Collective, Kernel, Mark, Receive, Send, Wait
 
 register_pickle_by_value(sys.modules[__name__])  # so that ranks need not import pytest
 
@@ -226,3 +226,18 @@ def test_groups_are_global_ranks_and_count_their_own_calls():
         assert other.group == (rank % 2, rank % 2 + 2)
         assert (one.sequence, other.sequence, again.sequence) == (0, 0, 1)
         assert (one.root, other.root) == (node + 1, rank % 2 + 2)
+
+
+def test_a_message_leaves_after_what_was_computed_and_holds_up_what_comes():
+    x = torch.ones(3)
+    with recording(0) as rec:
+        x + x
+        rec.send("states", 1, 12, 7)
+        rec.receive("states", 1, 12, 9)
+        x * x
+    kinds = [type(record) for record in rec.tape().records]
+    assert kinds == [Kernel, Mark, Wait, Send, Receive, Kernel]
+    mark, wait, sent, received = rec.tape().records[1:5]
+    assert (mark.stream, wait.stream) == ("compute", "comm")
+    assert sent == Send("states", 1, 12, 7, "comm")
+    assert received == Receive("states", 1, 12, 9, "compute")

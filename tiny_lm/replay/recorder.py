@@ -43,7 +43,9 @@ from tiny_lm.replay.tape import (
     Collective,
     Kernel,
     Mark,
+    Receive,
     Record,
+    Send,
     Tape,
     Wait,
 )
@@ -159,6 +161,21 @@ class Recorder(TorchDispatchMode):
     def wait(self, event: int) -> None:
         """What is computed from here on needs what happened there."""
         self._records.append(Wait(event, COMPUTE))
+
+    def send(self, name: str, peer: int, num_bytes: int, sequence: int) -> None:
+        """A message leaves once what was computed so far is there.
+
+        Args:
+            peer: the world's rank that gets it.
+            sequence: a number that names it at both ends.
+        """
+        self._records.append(Wait(self._mark(COMPUTE), COMM))
+        self._records.append(Send(self.names.full(name), peer, num_bytes, sequence))
+
+    def receive(self, name: str, peer: int, num_bytes: int, sequence: int) -> None:
+        """What is computed from here on needs a message; arguments as in `send`."""
+        name = self.names.full(name)
+        self._records.append(Receive(name, peer, num_bytes, sequence, COMPUTE))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
