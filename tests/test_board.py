@@ -9,12 +9,14 @@ import torch
 import torch.distributed as dist
 from cloudpickle import register_pickle_by_value
 
-from tiny_lm.gpus import board, comm, mesh, watch
-from tiny_lm.gpus.board import KEPT, Board, Mismatch, Seat
+from tiny_lm.gpus import comm, mesh, watch
+from tiny_lm.gpus import seat as places
+from tiny_lm.gpus.board import KEPT, Board, Mismatch
 from tiny_lm.gpus.launch import Cluster, run_ranks
 from tiny_lm.gpus.lines import calling_line, show_line
 from tiny_lm.gpus.mesh import Group, Mesh
 from tiny_lm.gpus.report import explain
+from tiny_lm.gpus.seat import Seat
 
 register_pickle_by_value(sys.modules[__name__])  # so that ranks need not import pytest
 
@@ -178,7 +180,7 @@ def test_ranks_that_wait_for_one_another_in_a_circle_are_stopped(gpus, monkeypat
 
 def test_without_checks_nothing_is_compared():
     def work(rank):
-        assert board.seat() is None
+        assert places.seat() is None
         return comm.all_reduce(torch.ones((2, 2) if rank else (4,)), mesh.world()).sum()
 
     assert run_ranks(2, work, checked=False) == [8.0, 8.0]  # garbage, in silence

@@ -32,6 +32,9 @@ TESTED_WITH = {
     "meter": "comm",
     "witness": "comm",
     "calls": "comm",
+    "seat": "board",
+    "attempt": "messages",
+    "lock": "board",
 }
 LABELS = ("**Question.**", "**You will be able to**", "**Code**")
 PLACEHOLDER = re.compile(r"\b(coming soon|to be written|work in progress)\b", re.I)

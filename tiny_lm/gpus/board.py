@@ -11,28 +11,29 @@ that group, and stops where the two do not fit. Of any two ranks the later one s
 earlier, so nobody has to wait, and no two that disagree ever exchange a byte.
 
 Groups are compared one by one: what ranks 0 and 1 do between them is no business of
-ranks 2 and 3.
+ranks 2 and 3. A message is the call of a group of two: who sends it, and who gets it.
+
+Before a message, and before every call of a patient rank, one waits on the board until
+the others have written theirs. Then it is certain who waits for whom, and ranks that
+wait in a circle are told so at once.
 """
 
 import marshal
 import mmap
 import struct
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-from torch import Tensor
-
-from tiny_lm.gpus.lines import calling_line
+from typing import NamedTuple
 
 # A rank's last calls stay readable. Only a rank that never waits (the source of a
 # broadcast) can be further ahead than this; its oldest calls are then not compared.
 KEPT = 256
 
-# What a rank is doing: its own work, or a collective; or it is done.
-BUSY, CALLING, RETURNED = range(3)
-_HEAD = struct.Struct("<QQQ")  # number of the run, calls so far, and one of these three
+# What a rank is doing: its own work, or a collective; or it is done; or it waits here,
+# on the board, for the others to write down their call.
+BUSY, CALLING, RETURNED, AWAITING = range(4)
+MESSAGE = "message"  # the kind of a call in which the first member sends to the second
+_HEAD = struct.Struct("<QQQ")  # number of the run, calls so far, and one of these four
 _LENGTH = struct.Struct("<H")
 
 
@@ -139,137 +140,29 @@ class Board:
         _, calls, _ = self.state(rank)
         return self.read(rank, calls - 1) if calls else None
 
+    def missing(self, rank: int) -> list[int]:
+        """Whose call a rank's latest one still lacks."""
+        run, call = self.state(rank)[0], self.latest(rank)
+        others = (r for r in call.members if r != rank)
+        return [r for r in others if not self.find(run, r, call.members, call.number)]
+
+    def stuck(self, run: int) -> set[int]:
+        """Ranks that wait on the board for ever: in a circle, or for one that is done.
+
+        Hold the lock, so that nobody goes on meanwhile.
+        """
+        states = {rank: self.state(rank) for rank in range(self.world_size)}
+        here = {r: doing for r, (theirs, _, doing) in states.items() if theirs == run}
+        returned = {r for r, doing in here.items() if doing == RETURNED}
+        stuck = {r for r, doing in here.items() if doing == AWAITING}
+        lacks = {r: {*self.missing(r)} for r in stuck}
+        while free := {r for r in stuck if not lacks[r] & (stuck | returned)}:
+            stuck -= free
+        return stuck
+
     def close(self) -> None:
         """Let go of the memory."""
         self._memory.close()
 
     def _at(self, rank: int, index: int) -> int:
         return rank * self._region + _HEAD.size + index % KEPT * self._slot
-
-
-class FileLock:
-    """A lock between processes that nobody has to clean up: it lies on a file.
-
-    A semaphore would stay in the system where a kernel is killed with all its helpers.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: BinaryIO | None = None
-
-    def __enter__(self) -> None:
-        import fcntl  # not on Windows, where semaphores go with their processes
-
-        self._file = self._file or self.path.open("rb")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        import fcntl
-
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-
-
-class Seat:
-    """A rank's place at the board.
-
-    Args:
-        lock: shared by all ranks; two never write and compare at once.
-
-    operations: what the calls amounted to, in the count of torch's default group
-    """
-
-    def __init__(self, board: Board, rank: int, lock: AbstractContextManager) -> None:
-        self.board, self.rank, self.lock = board, rank, lock
-        self.run, self.calls, self.operations = 0, 0, 0
-        self._numbers: dict[tuple[int, ...], int] = {}
-
-    def begin(self, run: int) -> None:
-        """Start a run, of which the others may be ahead or behind."""
-        self.run, self.calls, self.operations = run, 0, 0
-        self._numbers.clear()
-        with self.lock:
-            self.board.set_state(self.rank, run, 0, BUSY)
-
-    def enter(
-        self,
-        kind: str,
-        members: tuple[int, ...],
-        group: str,
-        x: Tensor | None,
-        sends: Sequence[int],
-        receives: Sequence[int],
-    ) -> None:
-        """Write down a call of `x`, as in `Call`, before it is made.
-
-        Raises:
-            Mismatch: a rank of the group makes another call in its place, or none.
-        """
-        number = self._numbers[members] = self._numbers.get(members, 0) + 1
-        shape = () if x is None else tuple(x.shape)
-        dtype = "" if x is None else str(x.dtype).removeprefix("torch.")
-        splits = tuple(sends), tuple(receives)
-        line = calling_line()
-        self._post(Call(members, number, group, kind, shape, dtype, *splits, *line))
-
-    def _post(self, call: Call) -> None:
-        with self.lock:
-            self.board.write(self.rank, self.calls, call)
-            self.calls += 1
-            self.board.set_state(self.rank, self.run, self.calls, CALLING)
-            fits = all(self._fits(call, r) for r in call.members if r != self.rank)
-        if not fits:
-            raise Mismatch(call.members, call.number)
-
-    def _fits(self, call: Call, other: int) -> bool:
-        theirs = self.board.find(self.run, other, call.members, call.number)
-        if theirs is None:
-            run, _, doing = self.board.state(other)
-            return run != self.run or doing != RETURNED
-        return fit(call, self.rank, theirs, other)
-
-    def wait(self) -> None:
-        """Wait for a call that was written down when it started."""
-        self.board.set_state(self.rank, self.run, self.calls, CALLING)
-
-    def done(self) -> None:
-        """The call is over, or under way."""
-        self.board.set_state(self.rank, self.run, self.calls, BUSY)
-
-    def leave(self) -> None:
-        """Say that no call will follow.
-
-        Raises:
-            Mismatch: a rank of some group waits for one that this rank never made.
-        """
-        with self.lock:
-            self.board.set_state(self.rank, self.run, self.calls, RETURNED)
-            missed = self._missed()
-        if missed:
-            raise Mismatch(missed.members, missed.number)
-
-    def _missed(self) -> Call | None:
-        """The first call of others that this rank belongs to and has not made."""
-        for other in range(self.board.world_size):
-            run, calls, _ = self.board.state(other)
-            if run == self.run and other != self.rank:
-                for index in range(max(calls - KEPT, 0), calls):
-                    call = self.board.read(other, index)
-                    mine = self._numbers.get(call.members, 0)
-                    if self.rank in call.members and call.number > mine:
-                        return call
-        return None
-
-
-# This rank's own; None where nobody compares. There is one board for all groups.
-_SEAT: Seat | None = None
-
-
-def take_seat(seat: Seat | None) -> None:
-    """From now on, compare the calls of this process; or stop doing so."""
-    global _SEAT
-    _SEAT = seat
-
-
-def seat() -> Seat | None:
-    """This process's place at the board, if it has one."""
-    return _SEAT

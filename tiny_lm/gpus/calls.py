@@ -17,7 +17,14 @@ from torch import Tensor
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.gpus.meter import count
 from tiny_lm.gpus.pending import Pending
-from tiny_lm.gpus.witness import posted, recorded, records, started, waiting
+from tiny_lm.gpus.witness import (
+    message,
+    posted,
+    recorded,
+    records,
+    started,
+    waiting,
+)
 
 
 def _bits(x: Tensor) -> Tensor:
@@ -113,6 +120,21 @@ def start_exchange(
         return arrived
 
     return Pending(kind, arrive)
+
+
+def deliver(x: Tensor, to: int, group: Group) -> None:
+    whole = _bits(x.detach().contiguous())
+    with message("send", x, to, group):
+        dist.send(whole, group=group.process_group, group_dst=to)
+    count("send", x.nbytes)
+
+
+def take(like: Tensor, source: int, group: Group) -> Tensor:
+    came = torch.empty_like(like.detach(), memory_format=torch.contiguous_format)
+    with message("receive", like, source, group):
+        dist.recv(_bits(came), group=group.process_group, group_src=source)
+    count("receive", 0)
+    return came
 
 
 def barrier(group: Group) -> None:

@@ -15,6 +15,8 @@ collective, the transposed map:
 
 *The loss* in this table is the sum of all ranks' losses, whichever rank they are on.
 
+Below them all are messages: `send` and `receive`, from one rank to one other.
+
 In a group of one, every collective returns its argument and sends nothing.
 """
 
@@ -191,10 +193,50 @@ def start_all_to_all_counts(counts: Int[Tensor, "ranks n"], group: Group) -> Pen
     return calls.start_exchange(counts, ones, ones, group, kind="counts")
 
 
+def send(x: Shaped[Tensor, "*shape"], to: int, group: Group) -> None:
+    """Give `x` to one rank, which must `receive` it; no autograd.
+
+    Emulated GPUs that compare their calls go on only when the other side takes it, as
+    large messages and those between real GPUs do. So where all ranks send first, none
+    of them ever receives: that is told at once.
+
+    Args:
+        to: a rank of the group, and another one.
+
+    Raises:
+        ValueError: `to` is no other rank of the group.
+    """
+    _check_peer("to", to, group)
+    calls.deliver(x, to, group)
+
+
+def receive(
+    like: Shaped[Tensor, "*shape"], source: int, group: Group
+) -> Shaped[Tensor, "*shape"]:
+    """What one rank sends here; waits until it does.
+
+    Args:
+        like: gives shape and dtype of what comes, and stays as it is.
+        source: a rank of the group, and another one.
+
+    Raises:
+        ValueError: `source` is no other rank of the group.
+    """
+    _check_peer("source", source, group)
+    return calls.take(like, source, group)
+
+
 def barrier(group: Group) -> None:
     """Wait until every rank of the group is here."""
     if group.size > 1:
         calls.barrier(group)
+
+
+def _check_peer(name: str, peer: int, group: Group) -> None:
+    if not 0 <= peer < group.size or peer == group.rank:
+        raise ValueError(
+            f"{name}={peer} is no other rank of {group.size}, for rank {group.rank}"
+        )
 
 
 def _refuse_codes(x: Tensor) -> None:

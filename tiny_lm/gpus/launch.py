@@ -36,6 +36,7 @@ from typing import Any, NoReturn, Self
 import torch.distributed as dist
 
 from tiny_lm.gpus import mesh
+from tiny_lm.gpus.attempt import attempt, results
 from tiny_lm.gpus.rank import LEAVE_S, Place, serve
 from tiny_lm.gpus.start import check_temp as check_temp
 from tiny_lm.gpus.start import start_context, use_loopback
@@ -117,6 +118,29 @@ class Cluster:
             # Our own lines would tell nothing.
             raise error.with_traceback(None) from None
         return [pickle.loads(result) for result in results]
+
+    def attempt(
+        self, fn: Callable[..., Any], *args: Any, timeout_s: float = 60.0
+    ) -> list[Any]:
+        """`run` for what may well go wrong: the same ranks go on afterwards.
+
+        Ranks wait before each call until all have come to it. That costs some
+        milliseconds, and is why a mistake is told at once and none of them is lost.
+
+        Args:
+            timeout_s: as of `run`; a rank that is not done in time is lost even here.
+
+        Returns:
+            What the calls returned, in rank order.
+
+        Raises:
+            ValueError: the ranks of this cluster do not compare their calls.
+            RuntimeError: as `run`.
+        """
+        if not self._options[-1]:
+            raise ValueError("attempt() needs a cluster that compares its calls")
+        answers = self.run(attempt, fn, *args, timeout_s=timeout_s)
+        return results(answers, self._team.board)
 
     def close(self) -> None:
         """End the ranks; closing twice is fine."""

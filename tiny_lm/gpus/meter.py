@@ -14,6 +14,7 @@ one rank sends
     broadcast         (p - 1) * n at the source, else 0
     reduce            n, and 0 at the target
     all_to_all        its rows for other ranks
+    send              n; a receive sends nothing
 """
 
 from collections import Counter

@@ -32,9 +32,10 @@ from typing import Any, Protocol, TextIO, runtime_checkable
 import torch
 
 from tiny_lm.gpus import travel
-from tiny_lm.gpus.board import Board, Mismatch, Seat, take_seat
+from tiny_lm.gpus.board import Board, Mismatch
 from tiny_lm.gpus.output import redirect
 from tiny_lm.gpus.pending import nothing_left_open
+from tiny_lm.gpus.seat import Seat, take_seat
 
 # A rank that is done waits this long for the others before it closes its connections.
 # Closing wakes a rank that waits for one that has left, so it fails instead of hanging.

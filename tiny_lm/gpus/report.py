@@ -7,7 +7,15 @@ Source: course
 import math
 from collections.abc import Callable, Sequence
 
-from tiny_lm.gpus.board import BUSY, CALLING, RETURNED, Board, Call
+from tiny_lm.gpus.board import (
+    AWAITING,
+    BUSY,
+    CALLING,
+    MESSAGE,
+    RETURNED,
+    Board,
+    Call,
+)
 from tiny_lm.gpus.lines import show_line
 
 RULE = "Every rank of a group must make the same calls in the same order."
@@ -18,8 +26,16 @@ def explain(board: Board, run: int, members: Sequence[int], number: int) -> str:
     members = tuple(members)
     calls = {rank: board.find(run, rank, members, number) for rank in members}
     made = {rank: call for rank, call in calls.items() if call}
+    chain = _chain(board, next(iter(made)))
+    if chain[0] == chain[-1] and len(chain) > 1:
+        table = _table([_latest(board, rank) for rank in sorted(chain[1:])])
+        return f"{_tell_circle(board, chain[1:])}\n\n{table}"
+    if len(chain) > 2:  # the first waits for one that waits itself: that is the cause
+        last = board.latest(chain[-2])
+        return explain(board, run, last.members, last.number)
     whole = len(members) == board.world_size
-    group = "" if whole else f" In the group of {_ranks(members)}:"
+    of_two = any(call.kind == MESSAGE for call in made.values())
+    group = "" if whole or of_two else f" In the group of {_ranks(members)}:"
     absent = [r for r in members if not calls[r] and board.state(r)[2] == RETURNED]
     if absent:
         sentence = _tell_absence(made, absent, number)
@@ -32,8 +48,8 @@ def explain(board: Board, run: int, members: Sequence[int], number: int) -> str:
 def doing(board: Board, rank: int) -> str:
     """What a rank was last seen to do, for a message about time."""
     latest, state = board.latest(rank), board.state(rank)[2]
-    if state == CALLING:
-        waits = f"waits in {latest.kind}, call {latest.number} of its group"
+    if state in (CALLING, AWAITING):
+        waits = f"waits in {_what(latest, rank)}, call {latest.number} of its group"
         return f"{waits} ({_line(latest)})"
     return ""
 
@@ -46,20 +62,15 @@ def standstill(board: Board) -> str | None:
         theirs, _, state = board.state(rank)
         if theirs != run or state == BUSY:
             return None
-        if state == CALLING:
-            call = board.latest(rank)
-            missing = [
-                r
-                for r in call.members
-                if not board.find(run, r, call.members, call.number)
-            ]
+        if state in (CALLING, AWAITING):
+            missing = board.missing(rank)
             if not missing:
                 return None  # all are there: the data is on its way
-            waiting[rank] = call, missing
+            waiting[rank] = board.latest(rank), missing
     if not waiting:
         return None
     each = (
-        f"rank {rank} waits in {call.kind} for {_ranks(missing)}"
+        f"rank {rank} waits in {_what(call, rank)} for {_ranks(missing)}"
         for rank, (call, missing) in waiting.items()
     )
     everyone = tuple(range(board.world_size))
@@ -68,6 +79,44 @@ def standstill(board: Board) -> str | None:
         f"every rank waits for another, so none can go on: {', '.join(each)}. Ranks "
         f"that share several groups must use them in the same order.\n\n{table}"
     )
+
+
+def _chain(board: Board, rank: int) -> list[int]:
+    """Ranks of which each waits for the next; in a circle the last is the first."""
+    chain: list[int] = []
+    while rank not in chain:
+        chain.append(rank)
+        missing = board.missing(rank) if board.latest(rank) else []
+        if not missing:
+            return chain
+        rank = missing[0]
+    return [*chain[chain.index(rank) :], rank]
+
+
+def _tell_circle(board: Board, circle: list[int]) -> str:
+    calls = {rank: board.latest(rank) for rank in circle}
+    each = [f"rank {r} waits in {_what(call, r)}" for r, call in calls.items()]
+    ends = {r == call.members[0] for r, call in calls.items()}
+    lesson = ""
+    if all(call.kind == MESSAGE for call in calls.values()):
+        lesson = "A send ends when the other side receives it. "
+        if ends == {True}:
+            lesson += "Here everybody sends first, and so nobody comes to receive."
+        elif ends == {False}:
+            lesson = "Everybody receives first, and so nobody comes to send."
+    waiting = _ranks(sorted(circle)).capitalize()
+    return (
+        f"{waiting} wait for one another in a circle, so none of them can go on.\n"
+        f"{', '.join(each).capitalize()}. {lesson}".strip()
+    )
+
+
+def _what(call: Call, rank: int) -> str:
+    """A call as the rank made it."""
+    if call.kind != MESSAGE:
+        return call.kind
+    source, target = call.members
+    return f"send to {target}" if rank == source else f"receive from {source}"
 
 
 def _ranks(ranks: Sequence[int]) -> str:
@@ -81,6 +130,9 @@ def _ranks(ranks: Sequence[int]) -> str:
 def _tell_absence(made: dict[int, Call], absent: list[int], number: int) -> str:
     kind = next(iter(made.values())).kind
     returned = f"{_ranks(absent)} returned without it"
+    if kind == MESSAGE:
+        ((rank, call),) = made.items()
+        return f"Rank {rank} waits in {_what(call, rank)}: {returned}."
     if len(made) == 1:
         (alone,) = made
         return (
@@ -145,7 +197,9 @@ def _tell_shape(values: dict, first: Call, number: int) -> str:
     what = "rows of shape" if first.sends else "shape"
     sizes = {math.prod(shape) for shape in values.values()}
     harm = "They hold different numbers of values, and cannot be combined."
-    if len(sizes) == 1:
+    if first.kind == MESSAGE:
+        harm = "A receive is given something of the shape that comes."
+    elif len(sizes) == 1:
         harm = (
             f"Both hold {sizes.pop()} values: there would be no error, but values in "
             "wrong places."
@@ -181,7 +235,7 @@ def _row(board: Board, rank: int, members: tuple[int, ...], call: Call | None) -
     if call:
         splits = f"{list(call.sends)} / {list(call.receives)}" if call.sends else ""
         about = [str(list(call.shape)) if call.dtype else "", call.dtype, splits]
-        return [rank, call.number, call.kind, *about, _line(call)]
+        return [rank, call.number, _what(call, rank), *about, _line(call)]
     _, calls, state = board.state(rank)
     if state == RETURNED:
         return [rank, "-", f"returned after {_calls(calls)}", "", "", "", ""]
@@ -189,7 +243,14 @@ def _row(board: Board, rank: int, members: tuple[int, ...], call: Call | None) -
     if state == BUSY or latest is None:
         return [rank, "-", f"not here yet, after {_calls(calls)}", "", "", "", ""]
     where = "in the group of " + _ranks(latest.members)
+    if latest.kind == MESSAGE:
+        return [rank, "-", _what(latest, rank), "", "", "", _line(latest)]
     return [rank, "-", f"{latest.kind} {where}", "", "", "", _line(latest)]
+
+
+def _latest(board: Board, rank: int) -> list:
+    call = board.latest(rank)
+    return _row(board, rank, call.members, call)
 
 
 def _calls(number: int) -> str:

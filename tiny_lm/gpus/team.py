@@ -18,8 +18,9 @@ from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 
 from tiny_lm.gpus import travel
-from tiny_lm.gpus.board import Board, FileLock
+from tiny_lm.gpus.board import Board
 from tiny_lm.gpus.lines import INSTALLED
+from tiny_lm.gpus.lock import FileLock
 from tiny_lm.gpus.output import Outlet, Screen
 from tiny_lm.gpus.rank import (
     ANEW,

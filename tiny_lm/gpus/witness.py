@@ -13,7 +13,8 @@ from functools import wraps
 
 from torch import Tensor
 
-from tiny_lm.gpus import board
+from tiny_lm.gpus import seat as seats
+from tiny_lm.gpus.board import MESSAGE
 from tiny_lm.gpus.mesh import Group, operations
 from tiny_lm.replay.recorder import active
 
@@ -27,14 +28,19 @@ def posted(
     group: Group,
     sends: Sequence[int] = (),
     receives: Sequence[int] = (),
+    members: tuple[int, ...] = (),
 ) -> Iterator[None]:
-    """Write a call on the board before it is made, so that ranks can compare."""
-    seat = board.seat()
+    """Write a call on the board before it is made, so that ranks can compare.
+
+    Args:
+        members: who makes it, in the world's numbers; the whole group by default.
+    """
+    seat = seats.seat()
     if seat is None:
         yield
         return
     name = group.process_group.group_name
-    seat.enter(kind, group.members, name, x, sends, receives)
+    seat.enter(kind, members or group.members, name, x, sends, receives)
     before = operations()
     yield
     seat.operations += operations() - before
@@ -83,12 +89,27 @@ def started(
 @contextmanager
 def waiting() -> Iterator[None]:
     """Around a wait for a call that was posted when it started."""
-    seat = board.seat()
+    seat = seats.seat()
     if seat:
         seat.wait()
     yield
     if seat:
         seat.done()
+
+
+@contextmanager
+def message(end: str, x: Tensor, peer: int, group: Group) -> Iterator[None]:
+    """Around one end of a message: on the board a call of two, for whoever records one.
+
+    Args:
+        end: "send" or "receive".
+        peer: the other end, a rank of the group.
+    """
+    me, other, recorder = group.members[group.rank], group.members[peer], active()
+    ends = (me, other) if end == "send" else (other, me)
+    passing = recorder.message(end, other, x.nbytes) if recorder else nullcontext()
+    with passing, posted(MESSAGE, x, group, members=ends):
+        yield
 
 
 def _nothing() -> None:

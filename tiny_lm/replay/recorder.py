@@ -26,7 +26,7 @@ whether the wire's thread has let go of it yet. No such parameter is in `tiny_lm
 
 from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -104,7 +104,7 @@ class Recorder(TorchDispatchMode):
         self._rank = rank
         self._records: list[Record] = []
         self._inside = 0  # how many kernels we are inside of; inside, nothing counts
-        self._calls: Counter[tuple[int, ...]] = Counter()
+        self._calls: Counter[Hashable] = Counter()
         self._events = 0
         self._counters: dict[Any, operations.Counter | None] = {}
 
@@ -146,12 +146,31 @@ class Recorder(TorchDispatchMode):
         root: int | None = None,
     ) -> Iterator[int]:
         """A collective is started inside the `with`; gives the event to `wait` for."""
+        name, sizes = self.names.full(name), tuple(num_bytes)
+        call = Collective(name, kind, sizes, group, self._next(group), COMM, root)
+        with self._under_way(call) as event:
+            yield event
+
+    @contextmanager
+    def message(self, end: str, peer: int, num_bytes: int) -> Iterator[None]:
+        """A message passes inside the `with`; `end` is "send" or "receive"."""
+        kind = {"send": Send, "receive": Receive}[end]
+        number, name = self._next((end, peer)), self.names.full(end)
+        record = kind(name, peer, num_bytes, number, COMM)
+        with self._under_way(record) as event:
+            self.wait(event)
+            yield
+
+    def _next(self, line: Hashable) -> int:
+        """Number of a call among those of its group, or of a message to its peer."""
+        self._calls[line] += 1
+        return self._calls[line] - 1
+
+    @contextmanager
+    def _under_way(self, record: Record) -> Iterator[int]:
+        """On the comm stream, after what was computed so far; gives its event."""
         self._records.append(Wait(self._mark(COMPUTE), COMM))
-        sequence = self._calls[group]
-        self._calls[group] += 1
-        name = self.names.full(name)
-        sizes = tuple(num_bytes)
-        self._records.append(Collective(name, kind, sizes, group, sequence, COMM, root))
+        self._records.append(record)
         self._inside += 1
         try:
             yield self._mark(COMM)
