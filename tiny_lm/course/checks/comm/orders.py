@@ -12,7 +12,7 @@ records are the same in any order.
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -40,9 +40,27 @@ from tiny_lm.replay.timeline import Timeline
 
 LAYERS = 8  # of the run that is timed
 SEEDS = 4  # different inputs
+ALL = "a and b take every part once"
 ENOUGH = 0.9
 GOAL = f"at least {ENOUGH:.0%} of the all-to-all time is hidden"
-TIMELINES: dict[str, Timeline] = {}  # "yours": of the last answer that was timed
+
+
+class Drawn(NamedTuple):
+    """What there is to draw of the answer that was timed last."""
+
+    calls: tuple[Call, ...]
+    seed: int
+    timeline: Timeline
+
+
+_last: Drawn | None = None
+
+
+def last_timed(forget: bool = False) -> Drawn | None:
+    """The answer that was timed last, if there was one since this was forgotten."""
+    global _last
+    found, _last = _last, None if forget else _last
+    return found
 
 
 class Tried(NamedTuple):
@@ -84,7 +102,7 @@ def parts_done(order: Tried, num_layers: int) -> str:
     ]
     odd = [call for call in wanted if done[call] != 1]
     if not odd:
-        return "a and b take every part once"
+        return ALL
     first = odd[0]
     times = "never" if not done[first] else f"{done[first]} times"
     return f"{first}: {times}"
@@ -104,6 +122,11 @@ def come_back(order: Tried, num_layers: int) -> str:
     return names + "".join(f"; nobody waited for the {k[0]} of {k[1]}" for k in left)
 
 
+def _both(num_layers: int) -> str:
+    """What comes back where all is well."""
+    return " and ".join(str(Batch(name, None, num_layers)) for name in "ab")
+
+
 def _named(one: Any) -> str:
     if isinstance(one, UnderWay):
         return f"{one.call.batch}, still under way"
@@ -118,11 +141,10 @@ def plain(seed: int) -> tuple[list[Ran], Machine]:
 
 
 @cache
-def known(calls: tuple[Call, ...], seed: int) -> str:
-    """The score of an order of the check's own, from recorded parts."""
+def reordered(calls: tuple[Call, ...], seed: int) -> Timeline:
+    """What an order takes whose tapes are put together from recorded parts."""
     ran, machine = plain(seed)
-    timeline = replay(hidden.reordered(ran, calls), machine)
-    return score(timeline, calls)
+    return replay(hidden.reordered(ran, calls), machine)
 
 
 def _ours(function: Callable[..., Any]) -> bool:
@@ -131,10 +153,11 @@ def _ours(function: Callable[..., Any]) -> bool:
     return str(space.get("__name__")).startswith("tiny_lm.")
 
 
+@cache
 def measured(
-    function: Callable[..., Any], calls: Sequence[Call], seed: int
-) -> tuple[str, str]:
-    """An answer on real ranks: its numbers against the plain order's, and its score."""
+    function: Callable[..., Any], calls: tuple[Call, ...], seed: int
+) -> tuple[float, Timeline]:
+    """An answer on real ranks: how far its numbers are off, and what it would take."""
     ran, machine = plain(seed)
     work = partial(_quietly, function)
     mine = gpus().run(mixture_layers.run, work, LAYERS, seed, timeout_s=60)
@@ -143,8 +166,7 @@ def measured(
         for one, other in zip(mine, ran, strict=True)
         for x, y in zip(one.results, other.results, strict=True)
     )
-    timeline = TIMELINES["yours"] = replay(hidden.tapes(mine), machine)
-    return _numbers(off), score(timeline, calls)
+    return off, replay(hidden.tapes(mine), machine)
 
 
 def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -157,32 +179,35 @@ def on_ranks(answer: Answer, generator: Generator) -> dict[str, str]:
     """The numbers of four ranks, and how much of the all-to-all time is hidden."""
     order = tried(answer, LAYERS)
     found = parts_done(order, LAYERS), come_back(order, LAYERS)
-    if found != _whole():
-        return {"hidden:": "\n".join(found), "numbers:": "none"}
+    if found != (ALL, _both(LAYERS)):
+        return {"numbers:": "none", "hidden:": "\n".join(found)}
     seed = int(torch.randint(SEEDS, (), generator=generator))
+    calls = tuple(order.calls)
     if _ours(answer.function):
-        numbers, hides = _numbers(0.0), known(tuple(order.calls), seed)
-    else:
-        numbers, hides = measured(answer.function, order.calls, seed)
-    return {"numbers:": numbers, "hidden:": hides}
+        return {"numbers:": _numbers(0.0), "hidden:": _known(calls, seed)}
+    off, timeline = measured(answer.function, calls, seed)
+    global _last
+    _last = Drawn(calls, seed, timeline)
+    return {"numbers:": _numbers(off), "hidden:": score(timeline, calls)}
+
+
+def calls_of(order: Callable[..., Any]) -> tuple[Call, ...]:
+    """The calls that an order makes, in as many layers as are timed."""
+    layers, a, b, calls = on_paper(LAYERS)
+    order(layers, a, b)
+    return tuple(calls)
 
 
 @cache
-def _whole() -> tuple[str, str]:
-    order = Tried(*_by(in_turn))
-    return parts_done(order, LAYERS), come_back(order, LAYERS)
-
-
-def _by(order: Callable[..., Any]) -> tuple[Any, list[Call]]:
-    layers, a, b, calls = on_paper(LAYERS)
-    return order(layers, a, b), calls
+def _known(calls: tuple[Call, ...], seed: int) -> str:
+    return score(reordered(calls, seed), calls)
 
 
 def _numbers(off: float) -> str:
     return "those of the plain order" if off < 1e-5 else f"off by up to {off:.1g}"
 
 
-def score(timeline: Timeline, calls: Sequence[Call]) -> str:
+def score(timeline: Timeline, calls: tuple[Call, ...]) -> str:
     """Whether enough is hidden, or how much is, and what the longest gap waits for."""
     share = hidden.share_hidden(timeline)
     if share >= ENOUGH:

@@ -4,9 +4,17 @@ Chapter: 05_comm/emulated_time
 Source: deepseek_v3, section 3.2.1
 """
 
+import sys
+from collections.abc import Callable
+from typing import Any
+
 from tiny_lm.course.checks.case import Probe
+from tiny_lm.course.checks.comm import orders
 from tiny_lm.course.checks.comm.orders import come_back, on_layers, on_ranks, parts_done
-from tiny_lm.course.checks.task import Task
+from tiny_lm.course.checks.task import CheckFailed, Task
+from tiny_lm.course.figures import overlap_lab
+from tiny_lm.course.figures.style import Drawing
+from tiny_lm.course.labs import hidden
 from tiny_lm.course.labs.two_batches import Batch, Layer
 
 
@@ -28,7 +36,38 @@ def overlapped(layers: list[Layer], a: Batch, b: Batch) -> tuple[Batch, Batch]:
     return a, back_b.wait()
 
 
-task_5_6 = Task(
+class DrawnTask(Task):
+    """A task that shows a picture under its report, where an answer is too slow."""
+
+    def __call__(self, function: Callable[..., Any]) -> None:
+        """Check an answer, print what holds, and draw what hides too little."""
+        orders.last_timed(forget=True)
+        try:
+            super().__call__(function)
+        except CheckFailed:
+            found = picture()
+            if found and "IPython" in sys.modules:
+                sys.modules["IPython"].display.display(found)
+            raise
+
+
+def picture(ms: float = 14.0) -> Drawing | None:
+    """The timeline of the last answer under the reference's, around its longest gap."""
+    last = orders.last_timed()
+    if last is None:
+        return None
+    gap = hidden.longest_gap(last.timeline, last.calls)
+    ours = orders.reordered(orders.calls_of(overlapped), last.seed)
+    both = {"tiny_lm's": ours, "yours": last.timeline}
+    rank = gap.rank if gap else 0
+    return overlap_lab.compared(both, ms, rank, gap).captioned(
+        "Above, an order that hides nearly everything; below, yours, with its longest "
+        "gap. Letters name micro-batches, numbers layers.",
+        alt=f"Two timelines of rank {rank}. {gap or 'There is no gap to speak of.'}",
+    )
+
+
+task_5_6 = DrawnTask(
     id="5.6",
     lab="05_comm",
     title="Two micro-batches that take turns",
