@@ -19,7 +19,7 @@ from tiny_lm.course.checks.comm.bubble import (
 )
 from tiny_lm.course.checks.comm.bubble_waits import BEFORE, task_5_8
 from tiny_lm.course.checks.comm.schedules import UNITS, Schedule
-from tiny_lm.parallel import schedules
+from tiny_lm.parallel.whole_schedules import build
 
 ORDERS = (
     ("FFBWFBWBW", (0, 1, 0, 0, 2, 1, 1, 2, 2)),
@@ -170,21 +170,17 @@ def ranks_for_stages(schedule, units):
     return bubble_and_memory(renamed, units)
 
 
-def published(name: str, num_stages: int, num_micro: int) -> Schedule:
-    """A schedule of `tiny_lm` that has a stage on each rank."""
-    make = schedules.SCHEDULES[name]
-    return [
-        [(kind, rank, micro) for kind, _, micro in make(num_stages, rank, num_micro)]
-        for rank in range(num_stages)
-    ]
+def published(name: str, num_ranks: int, num_micro: int) -> Schedule:
+    """A schedule of `tiny_lm`, as lists."""
+    return [list(row) for row in build(name, num_ranks, num_micro).ranks]
 
 
 task_5_8.asks(
-    "equals the definition on 1F1B and on ZB1P, small and large",
+    "equals the definition on GPipe, 1F1B, ZB1P, interleaved and ZBV",
     *(
-        played(published(name, *sizes), UNITS)
-        for name in ("1f1b", "zb1p")
-        for sizes in ((1, 2), (3, 2), (4, 8))
+        played(published(name, *sizes), UNITS, name)
+        for name in ("gpipe", "1f1b", "zb1p", "interleaved", "zbv")
+        for sizes in ((1, 2), (2, 4), (4, 8))
     ),
     played(published("1f1b", 3, 4), {"F": 3, "BW": 5}),
 )
