@@ -129,11 +129,17 @@ def alike(one: Seen, other: Seen, tolerance: float) -> bool:
     if any(told):
         return told[0] == told[1]
     if one.refusal or other.refusal:
-        if one.raw is None or not (one.refusal and other.refusal):
+        if not (one.refusal and other.refusal):
             return False
+        if one.raw is None:  # a probe has none: what it says is all there is
+            return other.raw is None and _said(one.refusal) == _said(other.refusal)
         kinds = _kinds(one.raw) == _kinds(other.raw)
         return kinds and _safely_same(one.raw, other.raw, tolerance)
     return _safely_same(one.value, other.value, tolerance)
+
+
+def _said(refusal: Mismatch) -> tuple[str, str, str]:
+    return refusal.wanted, refusal.got, refusal.because
 
 
 def _kinds(x: Any) -> Any:

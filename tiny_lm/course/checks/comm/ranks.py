@@ -1,15 +1,142 @@
-"""Emulated GPUs that a whole lab shares, checks and cells alike: they start once.
+"""Emulated GPUs that a whole lab shares, and how a check runs a function on them.
 
 Chapter: 05_comm/emulated_gpus
 Source: course
 """
 
-from functools import cache
+import re
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from tiny_lm.course.checks.answer import Answer, NotDone
+from tiny_lm.course.checks.comm import rehearsal
+from tiny_lm.course.checks.comm.rehearsal import APART, AnyGroup, Apart
+from tiny_lm.course.checks.expect import Mismatch
+from tiny_lm.course.checks.guard import IN_PLACE
+from tiny_lm.gpus import mesh
 from tiny_lm.gpus.launch import Cluster
+
+TIMEOUT_S = 12.0  # of a call with a few rows; ranks that wait for each other are told
+OURS = "tiny_lm.course.checks"
+RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt))(?:: |$)", re.M)
+FRAME = re.compile(r'^  File "?(.*?)"?, line (\d+), in (\S+)\n((?:    .*\n)?)', re.M)
+NO_RETURN = "A function without `return` gives None."
+FINE, STUB, CHANGED, NOTHING = "fine", "stub", "changed", "nothing"
+Job = Callable[..., Any]
 
 
 @cache
 def gpus(world_size: int = 4) -> Cluster:
     """The lab's ranks, warm from the first call on; they end with this process."""
     return Cluster(world_size)
+
+
+def on_ranks(
+    answer: Answer, job: Job, given: Sequence[tuple], timeout_s: float = TIMEOUT_S
+) -> list[Any]:
+    """`job(function, group, *arguments)` on every rank, with the rank's own arguments.
+
+    The learner's function runs on real ranks; the check's own are rehearsed.
+
+    Args:
+        job: calls the function and returns what is to be compared; a function of a
+            module, so that it can travel.
+        given: the arguments of each rank.
+
+    Raises:
+        NotDone: the function is the stub.
+        Mismatch: it raised, returned nothing, or changed what it was given; or the
+            calls of the ranks do not fit.
+    """
+    work = partial(_one, job, answer.function)
+    call = f"{answer.name}(…) on {len(given)} ranks"
+    if getattr(answer.function, "__module__", "").startswith(OURS):
+        found = _rehearsed(work, given, answer, call)
+    else:
+        found = _on_gpus(work, given, answer, call, timeout_s)
+    kinds = [kind for kind, _ in found]
+    if STUB in kinds:
+        raise NotDone
+    if CHANGED in kinds:
+        told = "arguments as they were", "a changed argument", IN_PLACE
+        raise Mismatch(call, *told)
+    if NOTHING in kinds:
+        raise Mismatch(call, "a result on every rank", "None", NO_RETURN)
+    return [value for _, value in found]
+
+
+def _one(job: Job, function: Callable, group: AnyGroup, given: tuple) -> tuple:
+    """What one rank does; the stub returns quietly, for all ranks do."""
+    before = [x.detach().clone() if isinstance(x, Tensor) else x for x in given]
+    try:
+        value = job(function, group, *given)
+    except NotImplementedError as error:
+        if str(error).startswith("Task "):
+            return STUB, None
+        raise
+    for x, was in zip(given, before, strict=True):
+        if isinstance(x, Tensor) and not torch.equal(x.detach(), was):
+            return CHANGED, None
+    return (NOTHING, None) if value is None else (FINE, value)
+
+
+def _rehearsed(
+    work: Callable, given: Sequence[tuple], answer: Answer, call: str
+) -> list[tuple]:
+    found = rehearsal.play(len(given), lambda group: work(group, given[group.rank]))
+    errors = [x for x in found if isinstance(x, BaseException)]
+    for error in sorted(errors, key=lambda x: isinstance(x, Apart)):
+        apart = isinstance(error, Apart)
+        answer.error = APART if apart else f"{type(error).__name__}: {error}"
+        raise Mismatch(call, "a result on every rank", answer.error) from error
+    return found
+
+
+def _on_gpus(
+    work: Callable,
+    given: Sequence[tuple],
+    answer: Answer,
+    call: str,
+    timeout_s: float,
+) -> list[tuple]:
+    cluster = gpus(len(given))
+    if len(given) not in _READY:  # new ranks start and import, which may take a while
+        cluster.run(_nothing, work)
+        _READY.add(len(given))
+    try:
+        return cluster.attempt(_real, work, given, timeout_s=timeout_s)
+    except RuntimeError as error:
+        _READY.discard(len(given))
+        answer.error, told = read(str(error))
+        raise Mismatch(call, "a result on every rank", told) from None
+
+
+_READY: set[int] = set()  # sizes of the clusters whose ranks have all they need
+
+
+def _nothing(rank: int, work: Callable) -> None:
+    """Be there, with all modules that the work takes."""
+
+
+def _real(rank: int, work: Callable, given: Sequence[tuple]) -> tuple:
+    return work(mesh.world(), given[rank])
+
+
+def read(message: str) -> tuple[str, str]:
+    """The error that a cluster reports: its kind and text, and what to tell of it."""
+    if APART in message:
+        return APART, message.partition("\n")[2].strip() or message
+    raised = [*RAISED.finditer(message)]
+    if "Traceback" not in message or not raised:
+        return f"RuntimeError: {message.splitlines()[0]}", message.strip()
+    error = message[raised[-1].start() :].split("\n\n")[0].strip()
+    told = f"on {message.partition(' raised')[0]}: {error}"
+    for file, number, name, line in reversed(FRAME.findall(message)):
+        if "site-packages" not in file and "tiny_lm" not in file:
+            told += f"\nin {name}, line {number} of its cell:\n  {line.strip()}"
+            break
+    return error, told
