@@ -19,6 +19,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 LEAVES = {"notation", "config", "parts", "recipe", "hardware", "kernels"}
 JOINTS = {
+    "pipelined",
     "step",
     "train",
     "twins",
@@ -104,7 +105,7 @@ def allowed(importer: str, imported: str) -> bool:
     if here == "course":
         return True
     if there == "course" or imported in JOINTS:
-        joined = imported in {"step", "train", "twins"} and importer in JOINTS
+        joined = imported in JOINTS - {"checkpoint", "__main__"} and importer in JOINTS
         return joined and there != "course"
     if (importer, imported) == DOOR:
         return True

@@ -24,6 +24,7 @@ from tiny_lm.files import to_json
 from tiny_lm.generate import generate, stream
 from tiny_lm.gpus import torchrun
 from tiny_lm.job import Job, choose_device
+from tiny_lm.layout import Layout
 from tiny_lm.train import run
 
 SAMPLE_PROMPT = "def "
@@ -53,6 +54,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--lr", type=float, default=t.lr, help=f"peak, default {t.lr}")
     add("--seed", type=int, default=t.seed)
     add("--mtp", type=int, default=0, help="further tokens predicted (default 0)")
+    add("--pp", type=int, default=1, help="ranks along a pipeline (default 1: none)")
+    add("--schedule", help="of the pipeline: 1f1b (default), zbv or dualpipev")
     add("--data", type=Path, help="a UTF-8 file or a folder; default: Python's source")
     add("--out", type=Path, help="folder of the run; default runs/PRESET-N")
     add("--device", help="cpu or cuda; default: under torchrun the GPUs, else the CPU")
@@ -92,6 +95,7 @@ def _train(args: argparse.Namespace) -> None:
         data=args.data,
         out=args.out,
         device=choose_device(args.device, place.local_size if place else 0),
+        layout=Layout(pp=args.pp, schedule=args.schedule),
     )
     summary = run(job)
     if summary is not None:

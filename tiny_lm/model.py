@@ -256,8 +256,8 @@ def is_expert(name: str) -> bool:
     return ".experts." in name
 
 
-def multiplied_in_fp8(model: LanguageModel) -> list[nn.Parameter]:
-    """The weights that a model with `config.fp8` multiplies in FP8.
+def multiplied_in_fp8(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that a model, or some of its layers, multiplies in FP8.
 
     All matrices but the embedding, and gate and head unless the config says so.
     """

@@ -11,6 +11,7 @@ A `Worker` is what one rank does of a run. The plain one holds all layers and it
 of the experts; `job.layout` may ask for another.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,10 @@ from tiny_lm.job import Job
 from tiny_lm.model import LanguageModel, is_expert, multiplied_in_fp8
 from tiny_lm.parallel import shard
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
+from tiny_lm.parallel.pipeline import grid
+from tiny_lm.parallel.stages import Share
 from tiny_lm.parallel.wire import fp8_wire
+from tiny_lm.pipelined import PipelinedWorker
 from tiny_lm.replay.recorder import recording
 from tiny_lm.replay.tape import Tape
 
@@ -45,7 +49,7 @@ def build_model(
 
 
 def build_optimizer(
-    model: LanguageModel, training: TrainConfig
+    model: LanguageModel | Share, training: TrainConfig
 ) -> torch.optim.Optimizer:
     """AdamW; matrices decay, norms and biases do not.
 
@@ -193,7 +197,20 @@ class Worker:
         return shard.gather_state(self.model, self.group, is_expert)
 
 
-def build_worker(job: Job, group: Group, device: torch.device | str) -> Worker:
-    """The worker that the job asks for, with a fresh model."""
+def build_worker(
+    job: Job, group: Group, device: torch.device | str
+) -> Worker | PipelinedWorker:
+    """The worker that the job asks for, with a fresh model; all ranks make theirs."""
+    if job.layout.pp > 1:
+        return _pipelined(job, group, device)
     model = build_model(job.config, group, job.training.seed, device)
     return Worker(model, job.training, group)
+
+
+def _pipelined(job: Job, group: Group, device: torch.device | str) -> PipelinedWorker:
+    places, layout = grid(job.layout.pp, group), job.layout
+    model = build_model(job.config, places.ep, job.training.seed, device)
+    make = partial(build_optimizer, training=job.training)
+    return PipelinedWorker(
+        model, job.training, places, layout.order, layout.num_micro, make
+    )
