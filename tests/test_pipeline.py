@@ -17,7 +17,7 @@ from tiny_lm.parallel.whole_schedules import build, works
 from tiny_lm.replay.recorder import recording
 from tiny_lm.replay.simulation import replay
 from tiny_lm.replay.specs import machines
-from tiny_lm.replay.tape import Collective, Receive, Send
+from tiny_lm.replay.tape import Collective, Kernel, Receive, Send
 from tiny_lm.step import build_model
 
 register_pickle_by_value(sys.modules[__name__])
@@ -198,6 +198,17 @@ def test_a_recorded_step_plays_and_holds_each_message_once(clusters, schedule):
     counts = [rank for rank, c in of[Collective] if c.name.endswith("counts")]
     layers = [1, 1, 2, 2]  # with experts, on each rank
     assert [counts.count(rank) for rank in range(4)] == [NUM_MICRO * n for n in layers]
+
+
+@pytest.mark.parametrize("schedule", ["zbv", "dualpipev"])
+def test_a_split_backward_repeats_what_functions_of_our_own_do(clusters, schedule):
+    """torch asks such a function for both gradients in B, and in W for both again."""
+    flops = {}
+    for name in ("1f1b", schedule):
+        tapes = [tape for tape, _ in clusters[4].run(recorded, name, CONFIG)]
+        kernels = [r for t in tapes for r in t.records if type(r) is Kernel]
+        flops[name] = sum(kernel.flops for kernel in kernels)
+    assert 1.0 < flops[schedule] / flops["1f1b"] < 1.35
 
 
 def test_weight_gradients_exchange_nothing_but_on_the_very_first_stage(clusters):

@@ -6,6 +6,10 @@ import pytest
 import torch
 from cloudpickle import register_pickle_by_value
 from torch import nn
+from torch.distributed.pipelining._backward import (
+    stage_backward_input,
+    stage_backward_weight,
+)
 
 from tiny_lm.attention import attend
 from tiny_lm.gpus import comm, mesh
@@ -241,3 +245,19 @@ def test_a_message_leaves_after_what_was_computed_and_holds_up_what_comes():
     assert (mark.stream, wait.stream) == ("compute", "comm")
     assert sent == Send("states", 1, 12, 7, "comm")
     assert received == Receive("states", 1, 12, 9, "compute")
+
+
+def test_a_backward_in_two_halves_charges_a_fused_kernel_once_and_goes_on():
+    """The second half runs the node at the kernel's end again, for its weight alone."""
+    norm = RMSNorm(4, 1e-6)
+    x = torch.ones(2, 4, requires_grad=True)
+    with recording(0) as rec:
+        y = norm(x)
+        y = (y * 2.0).sum()
+        _, owed = stage_backward_input([y], None, [x], norm.parameters())
+        stage_backward_weight(norm.parameters(), owed)
+        x.detach() - 1.0
+    found = [record.name for record in rec.tape().records]
+    assert sum("norm" in name for name in found) == 2  # forward and backward
+    assert found[-1] == "sub"
+    assert norm.weight.grad is not None

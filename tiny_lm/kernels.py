@@ -124,23 +124,34 @@ def fused(name: str, count: Callable[..., tuple[Work, Work]]) -> Callable:
             if _listener is None:
                 return function(*args, **options)
             forward, backward = count(*args, **options)
-            args = _mark_end(args)
+            going = _Going()
+            args = _mark_end(args, going)
             with _told(_listener, name, forward):
                 y = function(*args, **options)
-            return _Begin.apply(y, name, backward) if y.requires_grad else y
+            return _Begin.apply(y, name, backward, going) if y.requires_grad else y
 
         return call
 
     return decorate
 
 
-def _mark_end(args: tuple) -> tuple:
+class _Going:
+    """Whether a backward pass is inside the kernel now.
+
+    A pipeline that splits a backward runs the node at the kernel's end a second time,
+    for its weights alone: the kernel is through by then, and must not end twice.
+    """
+
+    inside = False
+
+
+def _mark_end(args: tuple, going: _Going) -> tuple:
     """The same arguments, such that the backward pass ends the kernel before them."""
     tensors = [(n, x) for n, x in enumerate(args) if isinstance(x, Tensor)]
     wanted = [n for n, x in tensors if x.requires_grad]
     if not (wanted and torch.is_grad_enabled()):
         return args
-    marked = _End.apply(*(args[n] for n in wanted))
+    marked = _End.apply(going, *(args[n] for n in wanted))
     new = dict(zip(wanted, marked, strict=True))
     return tuple(new.get(n, x) for n, x in enumerate(args))
 
@@ -149,31 +160,33 @@ class _Begin(torch.autograd.Function):
     """The identity; going backward, a kernel begins here."""
 
     @staticmethod
-    def forward(ctx, y, name, work):
-        ctx.listener, ctx.name, ctx.work = _listener, name, work
+    def forward(ctx, y, name, work, going):
+        ctx.listener, ctx.name, ctx.work, ctx.going = _listener, name, work, going
         return y.view_as(y)
 
     @staticmethod
     def backward(ctx, grad):
         if ctx.listener is _listener:  # the same recording still runs
             _listener.begin(ctx.name, ctx.work)
-        return grad, None, None
+            ctx.going.inside = True
+        return grad, None, None, None
 
 
 class _End(torch.autograd.Function):
     """The identity of several tensors; going backward, a kernel ends here."""
 
     @staticmethod
-    def forward(ctx, *inputs):
-        ctx.listener = _listener
+    def forward(ctx, going, *inputs):
+        ctx.listener, ctx.going = _listener, going
         ctx.set_materialize_grads(False)
         return tuple(x.view_as(x) for x in inputs)
 
     @staticmethod
     def backward(ctx, *grads):
-        if ctx.listener is _listener:
+        if ctx.listener is _listener and ctx.going.inside:
             _listener.end()
-        return grads
+            ctx.going.inside = False
+        return None, *grads
 
 
 def precision(dtype: torch.dtype | None) -> str:
