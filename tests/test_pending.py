@@ -60,12 +60,71 @@ def test_what_is_waited_for_equals_the_synchronous_call_in_any_order(three):
         assert calls == {"all_to_all": 2, "counts": 1}
 
 
+def _started(rank):
+    """Three collectives at once, and each of them again, with the usual call."""
+    group = mesh.world()
+    x = torch.arange(6.0).view(3, 2) * (rank + 1)
+    codes = x.to(torch.float8_e4m3fn)
+    with comm.metering() as later:
+        total = comm.start_all_reduce(x, group)
+        whole = comm.start_all_gather(codes, group)
+        mine = comm.start_reduce_scatter(x, group)
+        came = [pending.wait() for pending in (mine, whole, total)]
+    with comm.metering() as now:
+        wanted = [
+            comm.reduce_scatter(x, group),
+            comm.all_gather(codes, group),
+            comm.all_reduce(x, group),
+        ]
+    same = all(
+        torch.equal(one.float(), other.float())
+        for one, other in zip(came, wanted, strict=True)
+    )
+    return same, later.num_bytes == now.num_bytes, later.calls == now.calls
+
+
+def test_sums_and_gathers_can_be_waited_for_later_too(three):
+    assert three.run(_started) == [(True, True, True)] * 3
+
+
+def test_what_cannot_be_summed_or_split_is_refused_at_the_start():
+    codes = torch.ones(2, dtype=torch.float8_e4m3fn)
+    for start in (comm.start_all_reduce, comm.start_reduce_scatter):
+        with pytest.raises(TypeError, match="do not add up"):
+            start(codes, mesh.solo())
+    group = mesh.Group(0, 2, process_group=object())
+    with pytest.raises(ValueError, match="cannot split 3 rows evenly over 2 ranks"):
+        comm.start_reduce_scatter(torch.ones(3), group)
+
+
+def _both_wires(rank):
+    """Two calls at once, each in a group of its own; the second is waited for first."""
+    group = mesh.world()
+    other = mesh.apart(group)
+    pending = [comm.start_all_reduce(torch.ones(2), g) for g in (group, other)]
+    return [x.wait().tolist() for x in reversed(pending)], other.rank, other.members
+
+
+def test_a_second_group_of_the_same_ranks_has_wires_of_its_own(three):
+    for rank, found in enumerate(three.run(_both_wires)):
+        assert found == ([[3.0, 3.0]] * 2, rank, (0, 1, 2))
+    assert mesh.apart(mesh.solo()) == mesh.solo()
+
+
 def test_in_a_group_of_one_nothing_travels():
     x = torch.ones(3, 2)
     with comm.metering() as meter:
         pending = comm.start_all_to_all(x, [3], [3], mesh.solo())
         counts = comm.start_all_to_all_counts(torch.tensor([[3]]), mesh.solo())
-    assert torch.equal(pending.wait(), x)
+        others = [
+            start(x, mesh.solo())
+            for start in (
+                comm.start_all_reduce,
+                comm.start_all_gather,
+                comm.start_reduce_scatter,
+            )
+        ]
+    assert all(torch.equal(one.wait(), x) for one in [pending, *others])
     assert counts.wait().tolist() == [[3]]
     assert meter.total_bytes == 0
 

@@ -17,6 +17,7 @@ so that a run can show what one choice is worth. Its default equals `fp8`.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -172,8 +173,16 @@ def _outer(grad: Tensor, x: Tensor, ends: Tensor | None) -> Tensor:
     return grouped_outer(grad, x, ends)
 
 
+@runtime_checkable
+class Steps(Protocol):
+    """An optimizer that tells when a step is done, as torch's do."""
+
+    def register_step_post_hook(self, hook: Callable[..., object]) -> object:
+        """Have this called after each step."""
+
+
 def hold_weights(
-    optimizer: torch.optim.Optimizer, weights: Iterable[Tensor], config: FP8Config
+    optimizer: Steps, weights: Iterable[Tensor], config: FP8Config
 ) -> None:
     """Keep these weights in the precision of `config.masters`, now and after each step.
 

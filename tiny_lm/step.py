@@ -25,13 +25,18 @@ from tiny_lm.gpus.mesh import Group
 from tiny_lm.job import Job
 from tiny_lm.model import LanguageModel, is_expert, multiplied_in_fp8
 from tiny_lm.parallel import shard
+from tiny_lm.parallel.buckets import BucketedSums
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
 from tiny_lm.parallel.pipeline import grid
 from tiny_lm.parallel.stages import Share
 from tiny_lm.parallel.wire import fp8_wire
+from tiny_lm.parallel.zero import ShardedOptimizer
 from tiny_lm.pipelined import PipelinedWorker
 from tiny_lm.replay.recorder import recording
 from tiny_lm.replay.tape import Tape
+
+Optimizer = torch.optim.Optimizer | ShardedOptimizer
+Sums = shard.WholeSums | BucketedSums | ShardedOptimizer
 
 
 def build_model(
@@ -57,7 +62,25 @@ def build_optimizer(
     """
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
+    optimizer = _adamw(training, matrices, vectors)
+    _hold_weights(optimizer, model)
+    return optimizer
+
+
+def build_sharded_optimizer(
+    model: LanguageModel, training: TrainConfig, group: Group
+) -> ShardedOptimizer:
+    """The same, with states of this rank's part of the shared weights alone."""
+    make = partial(_adamw, training)
+    optimizer = ShardedOptimizer(model, group, is_expert, make)
+    _hold_weights(optimizer, model)
+    return optimizer
+
+
+def _adamw(
+    training: TrainConfig, matrices: list[Tensor], vectors: list[Tensor]
+) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": training.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
@@ -66,17 +89,20 @@ def build_optimizer(
         betas=training.betas,
         fused=True,
     )
+
+
+def _hold_weights(optimizer: Optimizer, model: LanguageModel) -> None:
     if model.config.fp8 and model.config.fp8.masters != "fp32":
         fp8_recipes.hold_weights(optimizer, multiplied_in_fp8(model), model.config.fp8)
-    return optimizer
 
 
 def train_step(
     model: LanguageModel,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     tokens: Int[Tensor, "B T1"],
     group: Group,
     clip: float,
+    sums: Sums | None = None,
 ) -> dict[str, Any]:
     """Forward, backward, agree, step, balance.
 
@@ -86,19 +112,20 @@ def train_step(
 
     Args:
         tokens: this rank's share of the batch.
+        sums: how ranks agree on gradients; by default all are summed at the end.
 
     Returns:
         The mean loss over all ranks, the gradient's norm, and every layer's load.
     """
+    sums = sums or shard.WholeSums(model, group, is_expert)
     loss = model.loss(tokens)
     (loss.total / group.size).backward()
-    shard.sum_gradients(model, group, is_expert)
-    shared, experts = shard.squared_lengths(model, is_expert)
+    shared, own = sums.agree()
     losses = torch.stack([loss.next_token, loss.mtp, loss.balance]).detach()
     loads = [router.load for router in model.routers]
-    experts, losses, *loads = _add_up([experts, losses / group.size, *loads], group)
-    norm = (shared + experts).sqrt()
-    shard.clip_to(model, clip, norm)
+    own, losses, *loads = _add_up([own, losses / group.size, *loads], group)
+    norm = (shared + own).sqrt()
+    sums.clip_to(clip, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     for router, load in zip(model.routers, loads, strict=True):
@@ -150,15 +177,24 @@ def evaluate(model: LanguageModel, validation: data.EvalBatches, group: Group) -
 
 
 class Worker:
-    """What one rank does of a run: here all layers, with its share of the experts."""
+    """What one rank does of a run: here all layers, with its share of the experts.
+
+    Args:
+        sharded: an optimizer of this rank's part, in place of one for all it holds.
+    """
 
     def __init__(
-        self, model: LanguageModel, training: TrainConfig, group: Group
+        self,
+        model: LanguageModel,
+        training: TrainConfig,
+        group: Group,
+        sharded: ShardedOptimizer | None = None,
     ) -> None:
         self.model = model
         self.group = group
         self.clip = training.clip
-        self.optimizer = build_optimizer(model, training)
+        self.optimizer = sharded or build_optimizer(model, training)
+        self.sums = sharded or shard.WholeSums(model, group, is_expert)
 
     @property
     def device(self) -> torch.device:
@@ -172,7 +208,9 @@ class Worker:
 
     def step(self, tokens: Int[Tensor, "B T1"]) -> dict[str, Any]:
         """`train_step` on this rank's share of a batch."""
-        return train_step(self.model, self.optimizer, tokens, self.group, self.clip)
+        return train_step(
+            self.model, self.optimizer, tokens, self.group, self.clip, self.sums
+        )
 
     def record(self, tokens: Int[Tensor, "B T1"]) -> tuple[dict[str, Any], Tape]:
         """A step, and the tape of what this rank did."""
@@ -203,8 +241,12 @@ def build_worker(
     """The worker that the job asks for, with a fresh model; all ranks make theirs."""
     if job.layout.pp > 1:
         return _pipelined(job, group, device)
-    model = build_model(job.config, group, job.training.seed, device)
-    return Worker(model, job.training, group)
+    training = job.training
+    model = build_model(job.config, group, training.seed, device)
+    sharded = None
+    if job.layout.zero:
+        sharded = build_sharded_optimizer(model, training, group)
+    return Worker(model, training, group, sharded)
 
 
 def _pipelined(job: Job, group: Group, device: torch.device | str) -> PipelinedWorker:

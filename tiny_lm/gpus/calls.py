@@ -8,7 +8,8 @@ written on the board, counted and recorded, and made.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -62,6 +63,41 @@ def sum_shards(x: Tensor, group: Group) -> Tensor:
     return shard
 
 
+def start_total(x: Tensor, group: Group) -> Pending:
+    """`total`, waited for later; `x` may change at once, for its copy travels."""
+    if group.size == 1:
+        return Pending("all_reduce", lambda: x)
+    sums = x.detach().clone(memory_format=torch.contiguous_format)
+    issue = partial(dist.all_reduce, sums)
+    pending = _later("all_reduce", x, group, sums, issue)
+    count("all_reduce", 2 * (group.size - 1) * x.nbytes // group.size)
+    return pending
+
+
+def start_concatenate(x: Tensor, group: Group) -> Pending:
+    """`concatenate`, waited for later."""
+    if group.size == 1:
+        return Pending("all_gather", lambda: x)
+    whole = x.new_empty(group.size * x.shape[0], *x.shape[1:])
+    parts = list(_bits(whole).chunk(group.size))
+    issue = partial(dist.all_gather, parts, _bits(x.contiguous()))
+    pending = _later("all_gather", x, group, whole, issue)
+    count("all_gather", (group.size - 1) * x.nbytes)
+    return pending
+
+
+def start_sum_shards(x: Tensor, group: Group) -> Pending:
+    """`sum_shards`, waited for later."""
+    if group.size == 1:
+        return Pending("reduce_scatter", lambda: x)
+    shard = x.new_empty(x.shape[0] // group.size, *x.shape[1:])
+    parts = list(x.contiguous().chunk(group.size))
+    issue = partial(dist.reduce_scatter, shard, parts)
+    pending = _later("reduce_scatter", x, group, shard, issue)
+    count("reduce_scatter", (group.size - 1) * shard.nbytes)
+    return pending
+
+
 @records("broadcast")
 def copy_from(x: Tensor, source: int, group: Group) -> Tensor:
     copy = x.detach().clone(memory_format=torch.contiguous_format)
@@ -112,7 +148,27 @@ def start_exchange(
     ):
         arrived, work = _issue(x, sends, receives, group, later=True)
     _count_rows(kind, x, sends, group)
+    return _pending(kind, arrived, work, waited)
 
+
+def barrier(group: Group) -> None:
+    with recorded("barrier", (), group), posted("barrier", None, group):
+        dist.barrier(group=group.process_group)
+    count("barrier", 0)
+
+
+def _later(
+    kind: str, x: Tensor, group: Group, arrived: Tensor, issue: Callable[..., dist.Work]
+) -> Pending:
+    """Start a collective of one argument, on the board and on the tape."""
+    with started(kind, (x.nbytes,), group, name=kind) as waited, posted(kind, x, group):
+        work = issue(group=group.process_group, async_op=True)
+    return _pending(kind, arrived, work, waited)
+
+
+def _pending(
+    kind: str, arrived: Tensor, work: dist.Work, waited: Callable[[], None]
+) -> Pending:
     def arrive() -> Tensor:
         with waiting():
             work.wait()
@@ -135,12 +191,6 @@ def take(like: Tensor, source: int, group: Group) -> Tensor:
         dist.recv(_bits(came), group=group.process_group, group_src=source)
     count("receive", 0)
     return came
-
-
-def barrier(group: Group) -> None:
-    with recorded("barrier", (), group), posted("barrier", None, group):
-        dist.barrier(group=group.process_group)
-    count("barrier", 0)
 
 
 def _issue(

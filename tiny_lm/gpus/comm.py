@@ -82,11 +82,7 @@ def reduce_scatter(
         ValueError: dim 0 does not divide by the number of ranks.
         TypeError: `x` holds FP8 codes, which do not add up.
     """
-    _refuse_codes(x)
-    if x.shape[0] % group.size:
-        raise ValueError(
-            f"cannot split {x.shape[0]} rows evenly over {group.size} ranks"
-        )
+    _check_summable(x, group)
     forward = partial(calls.sum_shards, group=group)
     return _differentiable(x, group, forward, partial(calls.concatenate, group=group))
 
@@ -155,6 +151,23 @@ def all_to_all_counts(
         return counts
     ones = [1] * group.size
     return calls.exchange(counts, ones, ones, group, kind="counts")
+
+
+def start_all_reduce(x: Shaped[Tensor, "*shape"], group: Group) -> Pending:
+    """Start what `all_reduce` does and refuses, and go on at once; no autograd."""
+    _refuse_codes(x)
+    return calls.start_total(x.detach(), group)
+
+
+def start_all_gather(x: Shaped[Tensor, "n *shape"], group: Group) -> Pending:
+    """Start what `all_gather` does; `x` must not change before `wait()`."""
+    return calls.start_concatenate(x.detach(), group)
+
+
+def start_reduce_scatter(x: Shaped[Tensor, "n_all *shape"], group: Group) -> Pending:
+    """Start what `reduce_scatter` does and refuses; `x` must not change meanwhile."""
+    _check_summable(x, group)
+    return calls.start_sum_shards(x.detach(), group)
 
 
 def start_all_to_all(
@@ -242,6 +255,14 @@ def _check_peer(name: str, peer: int, group: Group) -> None:
 def _refuse_codes(x: Tensor) -> None:
     if x.is_floating_point() and x.dtype.itemsize == 1:
         raise TypeError(f"codes of {x.dtype} do not add up: dequantise them first")
+
+
+def _check_summable(x: Tensor, group: Group) -> None:
+    _refuse_codes(x)
+    if x.shape[0] % group.size:
+        raise ValueError(
+            f"cannot split {x.shape[0]} rows evenly over {group.size} ranks"
+        )
 
 
 def _check_rows(counts: Tensor, group: Group) -> None:

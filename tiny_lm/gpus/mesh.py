@@ -57,6 +57,20 @@ def world() -> Group:
     return Group(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
 
 
+def apart(group: Group) -> Group:
+    """The same ranks on wires of their own: a second group, whose calls go apart.
+
+    What is under way in one does not hold up the other. The board and a tape number all
+    calls of the same ranks in one row, so ranks still have to agree on their order.
+    Every rank of the group must call this.
+    """
+    if group.size == 1:
+        return group
+    ranks = list(group.members)
+    handle = dist.new_group(ranks, use_local_synchronization=True)
+    return Group(group.rank, group.size, handle)
+
+
 def operations() -> int:
     """How many operations the default group has made, whoever asked for them."""
     return dist.group.WORLD._get_sequence_number_for_group()

@@ -129,6 +129,45 @@ def gather_state(
     }
 
 
+def shared_parameters(model: nn.Module, is_expert: IsExpert) -> dict[str, nn.Parameter]:
+    """By name, those of which every rank has a copy, and which are trained."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not is_expert(name)
+    }
+
+
+def expert_parameters(model: nn.Module, is_expert: IsExpert) -> list[nn.Parameter]:
+    """Those that this rank alone holds."""
+    return _split(model, is_expert)[1]
+
+
+class WholeSums:
+    """How the copies of a step agree: all shared gradients are summed after it.
+
+    `buckets` and `zero` have the same methods, and do it otherwise.
+    """
+
+    def __init__(self, model: nn.Module, group: Group, is_expert: IsExpert) -> None:
+        self._of = model, group, is_expert
+
+    def agree(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Make every rank's gradients those of the whole batch.
+
+        Returns:
+            Squared lengths: of gradients that every rank has, and of those that this
+            rank alone has.
+        """
+        model, _, is_expert = self._of
+        sum_gradients(*self._of)
+        return squared_lengths(model, is_expert)
+
+    def clip_to(self, max_norm: float, norm: Float[Tensor, ""]) -> None:
+        """As `clip_to` of this module."""
+        clip_to(self._of[0], max_norm, norm)
+
+
 def _split(
     model: nn.Module, is_expert: IsExpert
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
