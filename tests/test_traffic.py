@@ -122,20 +122,32 @@ def test_ranks_send_the_bytes_of_the_closed_form_over_each_link(grid, gpus):
 
 
 def _one_hop(rank, layer):
-    dispatcher = ExpertParallelDispatcher(NUM_EXPERTS, mesh.world())
-    with recording(rank) as recorder:
-        run_layer(layer.part(rank, SHARES, dispatcher.local_experts), dispatcher)
-    return recorder.tape()
+    results = []
+    for wire in ROW_BYTES:
+        dispatcher = ExpertParallelDispatcher(NUM_EXPERTS, mesh.world(), wire=wire)
+        with recording(rank) as recorder:
+            run_layer(layer.part(rank, SHARES, dispatcher.local_experts), dispatcher)
+        results.append(recorder.tape())
+    return results
 
 
-def test_two_hops_take_bytes_off_the_network_of_a_real_run(gpus):
-    layer = make_layer("even", torch.float32, NUM_EXPERTS)
-    one = [traffic.sent_by_link(t, 4).network for t in gpus.run(_one_hop, layer)]
-    two = [
-        traffic.sent_by_link(results[0][0], 4).network
-        for results in gpus.run(_on_ranks, (2, 4), [layer])
-    ]
-    assert sum(two) < 0.75 * sum(one)
+@pytest.mark.parametrize("grid", [(2, 4), (8, 1)])
+def test_by_one_hop_they_send_the_bytes_of_its_closed_form(grid, gpus):
+    layer = make_layer("skewed", torch.float32, NUM_EXPERTS)
+    by_rank = gpus.run(_one_hop, layer)
+    for number, row_bytes in enumerate(ROW_BYTES.values()):
+        wanted = traffic.one_hop_bytes(
+            layer.experts.split(SHARES), grid, NUM_EXPERTS, row_bytes
+        )
+        for rank, tapes in enumerate(by_rank):
+            assert traffic.sent_by_link(tapes[number], grid[1]) == wanted[rank]
+
+
+def test_two_hops_take_rows_off_the_network():
+    chosen, v3 = _drawn(V3, 800).split(100), (7392, 14_336)
+    one = traffic.one_hop_bytes(chosen, (2, 4), 256, v3)
+    two = traffic.layer_bytes(chosen, (2, 4), 256, v3)
+    assert sum(t.network for t in two) < 0.3 * sum(t.network for t in one)
 
 
 def test_links_are_told_apart_by_node():

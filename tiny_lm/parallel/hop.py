@@ -95,7 +95,7 @@ def plan_hop(
     needed = of_member.any(-1)
     member, item = needed.T.nonzero(as_tuple=True)
     by_origin = needed.split(list(origins))
-    counts = torch.stack([part.sum(0) for part in by_origin], dim=1)
+    counts = torch.stack([part.sum(0) for part in by_origin], dim=1).int()
     arriving = comm.all_to_all_counts(counts, group)
     sends, receives = torch.stack([counts, arriving]).sum(-1).tolist()
     bits = pack_bits(of_member[item, member])

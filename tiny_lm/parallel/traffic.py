@@ -25,7 +25,7 @@ from tiny_lm.parallel.plan import reach
 from tiny_lm.parts import MoEConfig
 from tiny_lm.replay.tape import Collective, Tape
 
-COUNT_BYTES = 8  # an INT64
+COUNT_BYTES = 4  # an INT32
 
 
 class Traffic(NamedTuple):
@@ -96,6 +96,30 @@ def copies_by_scheme(
         Copies("one a node, handed on", *hops(free)),
         Copies(f"the same, at most {moe.top_groups} groups", *hops(moe)),
     ]
+
+
+def one_hop_bytes(
+    experts: Sequence[Int[Tensor, "_ k"]],
+    grid: tuple[int, int],
+    num_experts: int,
+    row_bytes: tuple[int, int],
+) -> list[Traffic]:
+    """The same as `layer_bytes`, where each choice has a row of its own to its rank.
+
+    Weights stay at home, and nothing has to be said but counts, one an expert.
+    """
+    num_ranks = grid[0] * grid[1]
+    sums = [[0, 0] for _ in range(num_ranks)]
+    for rank, chosen in enumerate(experts):
+        rows = (
+            (chosen * num_ranks // num_experts).flatten().bincount(minlength=num_ranks)
+        )
+        for peer in set(range(num_ranks)) - {rank}:
+            link = int(rank // grid[1] != peer // grid[1])
+            counts = COUNT_BYTES * num_experts // num_ranks
+            sums[rank][link] += counts + 2 * row_bytes[0] * int(rows[peer])
+            sums[peer][link] += 2 * row_bytes[1] * int(rows[peer])
+    return [Traffic(*both) for both in sums]
 
 
 def layer_bytes(
