@@ -1,6 +1,6 @@
 """Expert parallelism: experts live on different ranks, and tokens travel to them.
 
-Chapter: 05_comm
+Chapter: 05_comm/experts_apart
 Source: deepseek_v3, section 3.2.2; gshard; deep_ep
 
 With E experts on p ranks, rank r holds the E/p experts from r E/p on. A token that

@@ -1,6 +1,6 @@
 """One hop of a token on its way: who gets a copy, and how the answers come back.
 
-Chapter: 05_comm
+Chapter: 05_comm/experts_apart
 Source: deepseek_v3, section 3.2.2; deep_ep
 
 A hop begins with *items* and with what each of them wants: a table of yes and no, one

@@ -1,6 +1,6 @@
 """When communication can be hidden at all: the FLOPs of an expert against its bytes.
 
-Chapter: 05_comm
+Chapter: 05_comm/experts_apart
 Source: deepseek_v3, sections 3.2 and 3.3.3; course
 
 A copy of a token costs bytes on the way to an expert and back, and there the expert

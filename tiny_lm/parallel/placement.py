@@ -1,6 +1,6 @@
 """Which GPU holds which expert, and which experts are held twice.
 
-Chapter: 05_comm
+Chapter: 05_comm/experts_apart
 Source: deepseek_v3, section 3.4; eplb
 
 All GPUs wait for the busiest. In training a bias keeps experts even, and any placement

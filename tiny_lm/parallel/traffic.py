@@ -1,6 +1,6 @@
 """Copies and bytes of experts on different GPUs, in closed form and as they were sent.
 
-Chapter: 05_comm
+Chapter: 05_comm/experts_apart
 Source: deepseek_v3, sections 2.1.2 and 3.2.2; deep_ep
 
 A token that chose k experts leaves as one of three numbers of copies, and the router's

@@ -1,6 +1,6 @@
 """Two hops: a token crosses the network once a node, and is copied there.
 
-Chapter: 05_comm
+Chapter: 05_comm/experts_apart
 Source: deepseek_v3, section 3.2.2; deep_ep
 
 A node's GPUs share a fast link, nodes a slow one. A token that chose eight experts may

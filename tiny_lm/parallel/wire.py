@@ -1,6 +1,6 @@
 """What rows look like while they travel between ranks.
 
-Chapter: 05_comm
+Chapter: 05_comm/experts_apart
 Source: deepseek_v3, section 3.3.3; deep_ep
 
 A row is packed before it leaves and unpacked where it arrives. DeepSeek-V3 sends rows

@@ -149,8 +149,10 @@ def by_copies(
         ax.plot(places, values, color=color, lw=2, marker="o", ms=5)
         ends[name] = values[0], color
     top = max(value for values in lines.values() for value in values)
-    for name, (y, color) in ends.items():
-        ax.text(-0.12, y, name, color=color, ha="right", va="center", fontsize=9.5)
+    last = 0.0
+    for name, (y, color) in sorted(ends.items(), key=lambda item: item[1][0]):
+        last = max(y, last + 0.085 * (top - 1))
+        ax.text(-0.12, last, name, color=color, ha="right", va="center", fontsize=9.5)
     ax.axhline(1, color=INK, lw=0.8)
     ax.set(xlim=(-1.25, len(copies) + 0.2), ylim=(0.9, 1.05 * top), xticks=places)
     ax.set_xticklabels([before, "greedy", *(f"+ {n} copies" for n in copies[1:])])
