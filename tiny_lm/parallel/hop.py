@@ -35,20 +35,20 @@ from tiny_lm.gpus.mesh import Group
 class Hop:
     """Where every copy goes, and so how to bring its answer back.
 
-    item_of_copy: [C], sorted by member
-    copies_by_item, starts: [C] and [n], an item's copies stand together from its start
+    item_of_copy: [copies], sorted by member
+    copies_by_item, starts: [copies] and [n], an item's copies, from its start on
     sends, receives: copies to and from each member
-    choices: [P], the choices, numbered item by item, in the order in which they leave
+    choices: the choices, numbered item by item, in the order in which they leave
     choice_sends, choice_receives: values to and from each member
     """
 
     group: Group
-    item_of_copy: Int[Tensor, " C"]
-    copies_by_item: Int[Tensor, " C"]
+    item_of_copy: Int[Tensor, " copies"]
+    copies_by_item: Int[Tensor, " copies"]
     starts: Int[Tensor, " n"]
     sends: Sequence[int]
     receives: Sequence[int]
-    choices: Int[Tensor, " P"]
+    choices: Int[Tensor, " choices"]
     choice_sends: Sequence[int]
     choice_receives: Sequence[int]
 
@@ -57,21 +57,21 @@ class Hop:
         rows = items.index_select(0, self.item_of_copy)
         return comm.all_to_all(rows, self.sends, self.receives, self.group)
 
-    def back(self, rows: Shaped[Tensor, "m W"]) -> Shaped[Tensor, "C W"]:
+    def back(self, rows: Shaped[Tensor, "m W"]) -> Shaped[Tensor, "copies W"]:
         """One row for each copy that arrived goes home to where the copy came from."""
         return comm.all_to_all(rows, self.receives, self.sends, self.group)
 
-    def add_up(self, rows: Float[Tensor, "C D"]) -> Float[Tensor, "n D"]:
+    def add_up(self, rows: Float[Tensor, "copies D"]) -> Float[Tensor, "n D"]:
         """The sum of each item's rows, in the order of the members."""
         return sum_bags(rows, self.copies_by_item, self.starts)
 
-    def values_out(self, values: Float[Tensor, " P"]) -> Float[Tensor, " Q"]:
+    def values_out(self, values: Float[Tensor, " n"]) -> Float[Tensor, " m"]:
         """One number a choice leaves with the copies."""
         leaving = values.index_select(0, self.choices)
         counts = self.choice_sends, self.choice_receives
         return comm.all_to_all(leaving, *counts, self.group)
 
-    def values_back(self, values: Float[Tensor, " Q"]) -> Float[Tensor, " P"]:
+    def values_back(self, values: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
         """One number a choice comes home."""
         counts = self.choice_receives, self.choice_sends
         home = comm.all_to_all(values, *counts, self.group)
@@ -127,9 +127,9 @@ def starts_of(counts: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
 
 def sum_bags(
     rows: Float[Tensor, "R D"],
-    members: Int[Tensor, " P"],
+    members: Int[Tensor, " choices"],
     starts: Int[Tensor, " n"],
-    weights: Float[Tensor, " P"] | None = None,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "n D"]:
     """Sums of rows, weighted or not: bag i begins at `starts[i]` in `members`."""
     if not len(starts):
@@ -139,15 +139,15 @@ def sum_bags(
     )
 
 
-def pack_bits(table: Bool[Tensor, "C e"]) -> UInt8[Tensor, "C bytes"]:
+def pack_bits(table: Bool[Tensor, "copies e"]) -> UInt8[Tensor, "copies bytes"]:
     """Eight columns a byte."""
     padded = F.pad(table, (0, -table.shape[1] % 8)).unflatten(1, (-1, 8))
     return (padded * _powers(table)).sum(-1, dtype=torch.uint8)
 
 
 def unpack_bits(
-    packed: UInt8[Tensor, "C bytes"], num_columns: int
-) -> Bool[Tensor, "C e"]:
+    packed: UInt8[Tensor, "copies bytes"], num_columns: int
+) -> Bool[Tensor, "copies e"]:
     """What `pack_bits` packed."""
     bits = (packed.unsqueeze(-1) & _powers(packed)) != 0
     return bits.flatten(1)[:, :num_columns]

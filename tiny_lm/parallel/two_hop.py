@@ -42,15 +42,15 @@ class Seats:
     """Where the copies that arrived at a rank sit among its experts' rows.
 
     item_of_row: [R], the copy that a row repeats; 0 for a padding row
-    row_of_choice, item_of_choice: [P], for each choice of the copies, copy by copy
+    row_of_choice, item_of_choice: for each choice of the copies, copy by copy
     starts: [m], where each copy's choices begin
     """
 
     item_of_row: Int[Tensor, " R"]
     padding: Int[Tensor, " n_padding"]
     ends: Int[Tensor, " E"]
-    row_of_choice: Int[Tensor, " P"]
-    item_of_choice: Int[Tensor, " P"]
+    row_of_choice: Int[Tensor, " choices"]
+    item_of_choice: Int[Tensor, " choices"]
     starts: Int[Tensor, " m"]
 
 

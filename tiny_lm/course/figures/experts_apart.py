@@ -155,6 +155,7 @@ def by_copies(
         ax.text(-0.12, last, name, color=color, ha="right", va="center", fontsize=9.5)
     ax.axhline(1, color=INK, lw=0.8)
     ax.set(xlim=(-1.25, len(copies) + 0.2), ylim=(0.9, 1.05 * top), xticks=places)
-    ax.set_xticklabels([before, "greedy", *(f"+ {n} copies" for n in copies[1:])])
+    ax.set_xticklabels([before, "greedy", *(f"+ {n}" for n in copies[1:])])
+    ax.set_xlabel("how experts are placed, and copies besides")
     ax.set_ylabel("busiest GPU over the mean")
     return finish(figure)
