@@ -129,7 +129,7 @@ def sum_bags(
     rows: Float[Tensor, "R D"],
     members: Int[Tensor, " choices"],
     starts: Int[Tensor, " n"],
-    weights: Float[Tensor, " n"] | None = None,
+    weights: Float[Tensor, " choices"] | None = None,
 ) -> Float[Tensor, "n D"]:
     """Sums of rows, weighted or not: bag i begins at `starts[i]` in `members`."""
     if not len(starts):
