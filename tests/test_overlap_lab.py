@@ -111,6 +111,16 @@ def test_the_reference_hides_more_than_asked_and_the_bound_is_not_passed(seed):
     assert orders.ENOUGH + 0.02 < share < 1 - 1 / (4 * LAYERS) + 0.005
 
 
+@pytest.mark.parametrize("times", [4, 1, 0.25])
+def test_no_order_is_shorter_than_all_work_or_all_trips(ran, times):
+    (in_order, machine), alternating = ran
+    other = hidden.with_links(machine, times)
+    first, second = (replay(hidden.tapes(r), other) for r in (in_order, alternating))
+    least = hidden.least_ps(first)
+    assert least <= second.step_ps < first.step_ps
+    assert second.step_ps < 1.15 * least
+
+
 def test_bars_leave_out_nothing_and_tell_no_time_twice(ran):
     (in_order, machine), _ = ran
     timeline = replay(hidden.tapes(in_order), machine)

@@ -74,6 +74,25 @@ def one_to_one(tapes: Iterable[Tape]) -> Machine:
     )
 
 
+def with_links(machine: Machine, times: float) -> Machine:
+    """The machine with links so many times as fast."""
+    return replace(
+        machine,
+        name=f"{machine.name}, links x {times:g}",
+        nvlink_bytes_per_s=times * machine.nvlink_bytes_per_s,
+        network_bytes_per_s=times * machine.network_bytes_per_s,
+    )
+
+
+def least_ps(timeline: Timeline) -> int:
+    """What no order of the same calls can be below: all work, or all trips, of a rank.
+
+    Args:
+        timeline: of the plain order, in which no trip has to queue.
+    """
+    return max(max(time.compute_ps, time.comm_ps) for time in timeline.summary())
+
+
 def share_hidden(timeline: Timeline) -> float:
     """Of the time in which bytes are under way, the part beside a kernel."""
     ranks = timeline.summary()

@@ -12,7 +12,6 @@ from tiny_lm.course.checks.case import Probe
 from tiny_lm.course.checks.comm import orders
 from tiny_lm.course.checks.comm.orders import come_back, on_layers, on_ranks, parts_done
 from tiny_lm.course.checks.task import CheckFailed, Task
-from tiny_lm.course.figures import overlap_lab
 from tiny_lm.course.figures.style import Drawing
 from tiny_lm.course.labs import hidden
 from tiny_lm.course.labs.two_batches import Batch, Layer
@@ -53,6 +52,8 @@ class DrawnTask(Task):
 
 def picture(ms: float = 14.0) -> Drawing | None:
     """The timeline of the last answer under the reference's, around its longest gap."""
+    from tiny_lm.course.figures import overlap_lab  # ranks import this module, too
+
     last = orders.last_timed()
     if last is None:
         return None
