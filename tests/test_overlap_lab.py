@@ -1,8 +1,11 @@
 """Task 5.6 is timed from what really ran: calls, tapes, score, and the longest gap."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from tiny_lm.config import TrainConfig
 from tiny_lm.course.checks.comm import orders, overlapped_orders
 from tiny_lm.course.checks.comm.orders import LAYERS, calls_of, last_timed, plain
 from tiny_lm.course.checks.comm.overlapped import overlapped, picture, task_5_6
@@ -14,8 +17,10 @@ from tiny_lm.course.labs import hidden, mixture_layers
 from tiny_lm.course.labs.two_batches import Call, OutOfOrder, in_turn, on_paper
 from tiny_lm.gpus import mesh
 from tiny_lm.model import LanguageModel
+from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
 from tiny_lm.replay.simulation import replay
 from tiny_lm.replay.timeline import KERNEL
+from tiny_lm.step import build_optimizer, train_step
 
 
 def learners(order):
@@ -129,6 +134,33 @@ def test_bars_leave_out_nothing_and_tell_no_time_twice(ran):
     assert total == timeline.summary()[0].compute_ps
     names = [*dict.fromkeys(s.name for s in found)]
     assert names[:4] == ["a attend 0", "a experts 0", "a attend 1", "b attend 0"]
+
+
+def losses(rank, order):
+    """Two steps of training; the model's own way where there is no order."""
+    group, config = mesh.world(), mixture_layers.config(2)
+    config = replace(config, moe=replace(config.moe, balance_loss=0.0), num_mtp=0)
+    dispatcher = ExpertParallelDispatcher(config.moe.num_experts, group)
+    make = LanguageModel if order is None else mixture_layers.TakesTurns
+    model = make(config, dispatcher, seed=0)
+    model.order = order
+    optimizer = build_optimizer(model, TrainConfig())
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(2):
+        tokens = torch.randint(256, (8, 17), generator=generator)
+        mine = tokens.chunk(group.size)[rank]
+        step = train_step(model, optimizer, mine, group, 1.0)
+        found.append((step["loss"], step["grad_norm"]))
+    return found
+
+
+def test_a_model_learns_the_same_in_any_order_of_its_micro_batches():
+    wanted, inturn, alternating = (
+        gpus().run(losses, order) for order in (None, in_turn, overlapped)
+    )
+    for one in (inturn, alternating):
+        assert torch.tensor(one) == pytest.approx(torch.tensor(wanted), rel=1e-5)
 
 
 # ---- the gap

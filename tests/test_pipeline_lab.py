@@ -3,11 +3,8 @@
 import pytest
 
 from tiny_lm.course.checks.comm import one_f_one_b_limits, schedules
-from tiny_lm.course.checks.comm.bubble_stages import (
-    bubble_and_memory,
-    published,
-    task_5_8,
-)
+from tiny_lm.course.checks.comm.bubble import bubble_and_memory
+from tiny_lm.course.checks.comm.bubble_answers import published, task_5_8
 from tiny_lm.course.checks.comm.bubble_waits import ONE
 from tiny_lm.course.checks.comm.one_f_one_b import one_f_one_b
 from tiny_lm.course.figures import schedule_lab

@@ -152,7 +152,8 @@ class Gap:
         lines = [f"Longest gap: rank {self.rank} computes nothing for {length},"]
         lines.append(f"while {_called(self.trip)} is under way.")
         if self.idle:
-            lines.append(f"{_called(self.idle)} could have run in it.")
+            lines.append(f"{_called(self.idle)} could have run in it, but in this")
+            lines.append("order it stands behind that wait.")
         elif self.late:
             lines.append("It could have left earlier: other work stands before it.")
         else:

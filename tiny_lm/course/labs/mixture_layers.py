@@ -18,14 +18,16 @@ from torch import Tensor
 from tiny_lm.config import ModelConfig, tiny
 from tiny_lm.course.labs.two_batches import Batch, Call, Layer
 from tiny_lm.gpus import comm, mesh
+from tiny_lm.gpus.mesh import Group
 from tiny_lm.model import Block, LanguageModel
-from tiny_lm.moe import collect, copy_to_rows, rows_of_tokens, sort_by_expert
+from tiny_lm.moe import collect, rows_of_tokens, sort_by_expert, spread
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher, Route
 from tiny_lm.replay.recorder import Recorder, recording
 from tiny_lm.replay.tape import Record
 
 SEQUENCES, SEQ_LEN = 2, 64  # of a micro-batch on one rank
 Order = Callable[[list[Layer], Batch, Batch], tuple[Batch, Batch]]
+Counts = tuple[list[int], list[int]]  # of rows that are sent, and that come
 
 
 def config(num_layers: int) -> ModelConfig:
@@ -62,14 +64,36 @@ class Held(NamedTuple):
     route: Route | None = None
 
 
-class _Later(NamedTuple):
-    """What is under way, and what it becomes."""
+class _Trip(torch.autograd.Function):
+    """Rows that were sent, once they are here. Backward, gradients go back at once."""
 
-    pending: comm.Pending
-    becomes: Callable[[Tensor], Held]
+    @staticmethod
+    def forward(ctx, rows, trip):
+        ctx.trip = trip
+        return trip.pending.wait()
+
+    @staticmethod
+    def backward(ctx, grad):
+        sends, receives = ctx.trip.counts
+        return comm.all_to_all(grad, receives, sends, ctx.trip.group), None
+
+
+class _Later:
+    """Rows that leave now, and what they become where they arrive."""
+
+    def __init__(
+        self,
+        rows: Float[Tensor, "n D"],
+        counts: Counts,
+        group: Group,
+        becomes: Callable[[Tensor], Held],
+    ) -> None:
+        self.rows, self.counts, self.group = rows, counts, group
+        self.becomes = becomes
+        self.pending = comm.start_all_to_all(rows, *counts, group)
 
     def wait(self) -> Held:
-        return self.becomes(self.pending.wait())
+        return self.becomes(_Trip.apply(self.rows, self))
 
 
 class BlockParts:
@@ -90,20 +114,18 @@ class BlockParts:
         """What can wait until rows are here waits: until then the wire stands idle."""
         group, num_local = self.dispatcher.group, len(self.dispatcher.local_experts)
         order = sort_by_expert(held.experts, self.dispatcher.num_experts)
-        rows = copy_to_rows(held.normed.flatten(0, 1), order)
+        rows = spread(held.normed.flatten(0, 1), order)
         sends = order.ends.diff(prepend=order.ends.new_zeros(1)).view(group.size, -1)
         receives = comm.all_to_all_counts(sends, group)
         counts = torch.stack([sends, receives]).sum(-1).tolist()
-        pending = comm.start_all_to_all(rows, *counts, group)
 
         def becomes(arrived: Tensor) -> Held:
             local = torch.arange(num_local).repeat(group.size)
             experts = local.repeat_interleave(receives.flatten()).unsqueeze(1)
             route = Route(order, sort_by_expert(experts, num_local), *counts)
-            rows = copy_to_rows(arrived, route.arriving)
-            return held._replace(rows=rows, route=route)
+            return held._replace(rows=spread(arrived, route.arriving), route=route)
 
-        return _Later(pending, becomes)
+        return _Later(rows, counts, group, becomes)
 
     def experts(self, held: Held) -> Held:
         ffn, ends = self.block.ffn, held.route.arriving.ends
@@ -114,13 +136,33 @@ class BlockParts:
         route, group = held.route, self.dispatcher.group
         rows = rows_of_tokens(held.rows, route.arriving).squeeze(1)
         counts = route.receive_counts, route.send_counts
-        pending = comm.start_all_to_all(rows, *counts, group)
 
         def becomes(home: Tensor) -> Held:
             found = collect(home, held.weights, route.leaving)
             return Held(held.x + found.view_as(held.x))
 
-        return _Later(pending, becomes)
+        return _Later(rows, counts, group, becomes)
+
+
+class TakesTurns(LanguageModel):
+    """The language model, whose sequences are two micro-batches in a given order.
+
+    Args:
+        order: of the calls, forward. Backward, autograd goes the same way back, and
+            every trip is waited for.
+    """
+
+    order: Order
+
+    def hidden(
+        self, tokens: Int[Tensor, "B T"], context: None = None, real: None = None
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, ""]]:
+        layers = [Layer(n, BlockParts(x), []) for n, x in enumerate(self.blocks)]
+        halves = self.embedding(tokens).chunk(2)
+        batches = (Batch(name, Held(x)) for name, x in zip("ab", halves, strict=True))
+        found = self.order(layers, *batches)
+        x = torch.cat([one.held.x for one in found])
+        return x, x.new_zeros(())
 
 
 class Ran(NamedTuple):

@@ -1,14 +1,8 @@
-"""Task 5.8 ends: what is held, halves of a backward, several stages on a rank.
+"""Task 5.8 goes on: what is held, halves of a backward, several stages on a rank.
 
 Chapter: 05_comm/slower_link
 Source: zero_bubble
 """
-
-from collections import deque
-from functools import cache
-from itertools import accumulate
-
-import torch
 
 from tiny_lm.course.checks.comm.bubble import (
     FORWARD_FIRST,
@@ -18,8 +12,7 @@ from tiny_lm.course.checks.comm.bubble import (
     played,
 )
 from tiny_lm.course.checks.comm.bubble_waits import BEFORE, task_5_8
-from tiny_lm.course.checks.comm.schedules import UNITS, Schedule
-from tiny_lm.parallel.whole_schedules import build
+from tiny_lm.course.checks.comm.schedules import UNITS
 
 ORDERS = (
     ("FFBWFBWBW", (0, 1, 0, 0, 2, 1, 1, 2, 2)),
@@ -85,9 +78,15 @@ def formula_of_its_memory(schedule, units):
     return bubble_and_memory(schedule, units)[0], _formula(schedule, units)[1]
 
 
-task_5_8.asks(
-    "W waits only for its own B, and nobody waits for W",
+# One rank does B and W where its neighbour does BW.
+MIXED = [
+    [("F", 0, 0), ("BW", 0, 0)],
+    [("F", 1, 0), ("B", 1, 0), ("W", 1, 0)],
+]
+halves = task_5_8.asks(
+    "B is waited for as BW is; nobody waits for W, which waits for nobody",
     played(SPLIT, UNITS),
+    played(MIXED, UNITS),
     otherwise="W is work like any other in its place in the list; its B stands before "
     "it there, so there is nothing to wait for.",
     mistakes={
@@ -101,9 +100,40 @@ task_5_8.asks(
     },
 )
 
+
+@halves.mistake(
+    "A BW and a B are different things here to whoever waits for them. A stage may do "
+    "one where its neighbour does the other: either is the backward that is waited for."
+)
+def by_the_whole_kind(schedule, units):
+    every = {action for actions in schedule for action in actions}
+    end, clock = {}, [0] * len(schedule)
+    while len(end) < len(every):
+        for rank, actions in enumerate(schedule):
+            for kind, stage, micro in actions:
+                if (kind, stage, micro) in end:
+                    continue
+                step = {"F": -1, "W": len(every)}.get(kind, 1)
+                before = (kind, stage + step, micro)
+                if before in every and before not in end:
+                    break
+                clock[rank] = max(clock[rank], end.get(before, 0)) + units[kind]
+                end[kind, stage, micro] = clock[rank]
+    idle = [max(clock) - sum(units[kind] for kind, _, _ in a) for a in schedule]
+    return idle, bubble_and_memory(schedule, units)[1]
+
+
+# Three stages on two ranks, and an end that is not rank 0's.
 THREE = [
     [("F", 0, 0), ("F", 2, 0), ("BW", 2, 0), ("BW", 0, 0)],
     [("F", 1, 0), ("BW", 1, 0)],
+]
+LATE = [
+    [("F", 0, 0), ("B", 0, 0), ("W", 0, 0)],
+    [
+        (kind, stage, 0)
+        for kind, stage in zip("FFBBWW", (1, 2, 2, 1, 2, 1), strict=True)
+    ],
 ]
 # Four stages on two ranks: to the end of the ranks and back, or round twice.
 BACK = [
@@ -129,11 +159,14 @@ ROUND = [
 task_5_8.asks(
     "a rank may have several stages: a neighbour is a stage, wherever it lies",
     played(THREE, UNITS, "stages 0 and 2 lie on rank 0"),
+    played(LATE, {"F": 1, "B": 1, "W": 2}, "stages 1 and 2 lie on rank 1"),
     played(BACK, UNITS, "stages 0 and 3 lie on rank 0, stages 1 and 2 on rank 1"),
     played(ROUND, UNITS, "stages 0 and 2 lie on rank 0, stages 1 and 3 on rank 1"),
     otherwise="The number in an action is that of a stage. Who waits for whom, and "
     "what is held, goes by stage and micro-batch.",
     mistakes={
+        "idle.append(max(clock) => idle.append(clock[0]": "The end of the step was "
+        "taken from rank 0. The slowest rank ends it, whichever that is.",
         "return idle, peak => return [max(idle)] * len(idle), peak": "All ranks got "
         "the same number. Their work differs, and so does what it leaves of the step.",
     },
@@ -168,77 +201,3 @@ def ranks_for_stages(schedule, units):
         for rank, actions in enumerate(schedule)
     ]
     return bubble_and_memory(renamed, units)
-
-
-def published(name: str, num_ranks: int, num_micro: int) -> Schedule:
-    """A schedule of `tiny_lm`, as lists."""
-    return [list(row) for row in build(name, num_ranks, num_micro).ranks]
-
-
-task_5_8.asks(
-    "equals the definition on GPipe, 1F1B, ZB1P, interleaved and ZBV",
-    *(
-        played(published(name, *sizes), UNITS, name)
-        for name in ("gpipe", "1f1b", "zb1p", "interleaved", "zbv")
-        for sizes in ((1, 2), (2, 4), (4, 8))
-    ),
-    played(published("1f1b", 3, 4), {"F": 3, "BW": 5}),
-)
-
-
-@task_5_8.accepts
-def unit_by_unit(schedule, units):
-    """A clock that ticks for all ranks at once."""
-    queues = [deque(actions) for actions in schedule]
-    stages = {action[1] for queue in queues for action in queue}
-    over, running, now = set(), [None] * len(queues), 0
-    busy = torch.zeros(len(queues))
-    while any(queues) or any(running):
-        for rank, job in enumerate(running):
-            if job and job[1] == now:
-                over.add(job[0])
-                running[rank] = None
-        for rank, queue in enumerate(queues):
-            if queue and not running[rank]:
-                kind, stage, micro = queue[0]
-                other = stage + {"F": -1, "B": 1, "BW": 1, "W": 0}[kind]
-                way = "F" if kind == "F" else "B"
-                if kind == "W" or other not in stages or (way, other, micro) in over:
-                    queue.popleft()
-                    running[rank] = (
-                        (way * (kind != "W"), stage, micro),
-                        now + units[kind],
-                    )
-        busy += torch.tensor([float(job is not None) for job in running])
-        now += 1
-    return now - 1 - busy, torch.tensor(_held(schedule))
-
-
-def _held(schedule):
-    peaks = []
-    for actions in schedule:
-        last = {action[1:]: place for place, action in enumerate(actions)}
-        gone = set(last.values())
-        changes = [(a[0] == "F") - (n - 1 in gone) for n, a in enumerate(actions)]
-        peaks.append(max(accumulate(changes)))
-    return peaks
-
-
-@task_5_8.accepts
-def by_recursion(schedule, units):
-    """An action's end from the ends of the two that it waits for."""
-    place = {a: (r, n) for r, list_ in enumerate(schedule) for n, a in enumerate(list_)}
-
-    @cache
-    def end(action):
-        kind, stage, micro = action
-        rank, n = place[action]
-        waits = [schedule[rank][n - 1]] if n else []
-        for other in {"F": ("F",), "W": ()}.get(kind, ("B", "BW")):
-            neighbour = (other, stage + (-1 if kind == "F" else 1), micro)
-            waits += [neighbour] * (neighbour in place)
-        return max(map(end, waits), default=0) + units[kind]
-
-    step = max(end(action) for action in place)
-    idle = [step - sum(units[a[0]] for a in actions) for actions in schedule]
-    return [idle, _held(schedule)]

@@ -24,6 +24,7 @@ waits = task_5_8.asks(
     "F waits for the stage before, B for the one behind; the rest of the step is idle",
     played(ONE, UNITS, "F0 of rank 0 ends at 1, F0 of rank 1 at 2, B0 at 4 and at 6"),
     played(TWO, UNITS),
+    played(TWO, {"F": 2, "BW": 3}),
     played(SERIAL, UNITS),
     played(FORWARD_FIRST, UNITS),
     only=(IDLE,),
@@ -46,6 +47,12 @@ waits = task_5_8.asks(
         " / max(clock))": "These are shares of the step. Wanted are units.",
         "clock[rank] = start + units[kind] => clock[rank] = start + 1": "Every action "
         "took one unit. What a kind takes is in `units`.",
+        "clock[rank] = start + units[kind] => units = "
+        "{'F': 1, 'B': 1, 'W': 1, 'BW': 2}\n"
+        "                clock[rank] = start + units[kind]": "Lengths are written into "
+        "the function. How long each kind takes comes in `units`.",
+        "return idle, peak => return [sum(idle)] * len(idle), peak": "The idle units "
+        "of all ranks were added up. Each rank has a number of its own.",
         "start = max(clock[rank], end.get(before, 0)) => start = clock[rank]": "An "
         "action began as soon as its rank was free, and what it waits for was not over "
         "yet.",

@@ -65,8 +65,8 @@ SHORT = (
 task_5_7.asks(
     "nobody waits longer than a pipeline must: F takes 1 unit, B takes 2",
     watched(length, (4, 6)),
-    otherwise="A stage that runs too little ahead has nothing to do while its first "
-    "backward is on its way.",
+    otherwise="Either a stage runs too little ahead and has nothing to do while its "
+    "first backward is on its way, or backwards are not done in the order of forwards.",
     mistakes={
         f"{AHEAD} max(0, num_stages - stage - 2)": SHORT,
         f"{AHEAD} 0": "No stage runs ahead: F0 B0 F1 B1 everywhere. The first stage "
@@ -86,7 +86,8 @@ FEW = (
 task_5_7.asks(
     "other numbers: few micro-batches, one stage, many of both",
     watched(everything, (4, 2), (3, 1), (1, 3), (2, 5), (7, 16)),
-    otherwise="What changes where there are fewer micro-batches than stages?",
+    otherwise="With fewer micro-batches than stages behind it, a stage runs ahead with "
+    "those that there are. No size may be refused, or taken from the example.",
     mistakes={
         f"{AHEAD} num_stages - stage - 1": FEW,
         f"{AHEAD} min(4 - stage - 1, num_micro)": "There are always four stages here. "
