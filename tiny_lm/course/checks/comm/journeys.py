@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from tiny_lm.course.checks.answer import Answer
 from tiny_lm.course.checks.case import Probe
 from tiny_lm.course.checks.comm import rehearsal as comm
-from tiny_lm.course.checks.comm.ranks import on_ranks
+from tiny_lm.course.checks.comm.ranks import on_ranks, once_each
 from tiny_lm.course.checks.comm.rehearsal import AnyGroup
 from tiny_lm.course.checks.comm.roads import Road, Way, brought
 from tiny_lm.course.checks.result import conform
@@ -137,6 +137,7 @@ def small(
         for rank, chosen in enumerate(experts)
     ]
 
+    @once_each
     def see(answer: Answer, generator: Generator) -> dict[str, Any]:
         fresh = [tuple(x.clone() for x in one[:2]) + one[2:] for one in given]
         return observed(answer, reference, fresh)
@@ -144,13 +145,20 @@ def small(
     lines = [
         f"{num_experts} experts on {len(experts)} ranks; row 10 is token 0 of rank 1"
     ]
+    lines += chosen_by(experts)
+    return Probe(see, "\n".join([*lines, *([note] if note else [])]))
+
+
+def chosen_by(experts: Sequence[list]) -> list[str]:
+    """For each rank a line: which token goes to which experts."""
+    lines = []
     for rank, chosen in enumerate(experts):
         texts = [
             f"{10 * rank + token} to {' and '.join(map(str, row))}"
             for token, row in enumerate(chosen)
         ]
         lines.append(f"rank {rank}: {', '.join(texts) or 'no tokens'}")
-    return Probe(see, "\n".join([*lines, *([note] if note else [])]))
+    return lines
 
 
 def random(
@@ -158,6 +166,7 @@ def random(
 ) -> Probe:
     """Tokens at random, so many on each rank; no expert twice for one token."""
 
+    @once_each
     def see(answer: Answer, generator: Generator) -> dict[str, Any]:
         given = []
         for n in sizes:

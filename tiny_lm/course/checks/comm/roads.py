@@ -87,3 +87,13 @@ def brought(rows: Sequence[Tensor], way: Sequence[Way]) -> list[Tensor]:
         home[leaving] = came
         found.append(home)
     return found
+
+
+def carried(choices: Sequence[Tensor], way: Sequence[Way]) -> list[Tensor]:
+    """What the experts of each rank get: a row for each choice, along the ways."""
+    parts = [
+        mine[leaving].split(sends)
+        for mine, (leaving, _, sends, _) in zip(choices, way, strict=True)
+    ]
+    came = [torch.cat([part[rank] for part in parts]) for rank in range(len(way))]
+    return [rows[way[rank][1]] for rank, rows in enumerate(came)]
