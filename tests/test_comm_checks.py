@@ -4,11 +4,19 @@ import pytest
 import torch
 
 from tiny_lm.course.checks.answer import Answer, NotDone
-from tiny_lm.course.checks.comm import dispatch_ways, journeys, ranks, rehearsal
+from tiny_lm.course.checks.comm import (
+    combine_back,
+    dispatch_ways,
+    journeys,
+    ranks,
+    rehearsal,
+    wire_edges,
+)
 from tiny_lm.course.checks.expect import Mismatch, same
 from tiny_lm.gpus import comm, mesh
 
 task = dispatch_ways.task_5_3
+TASKS = [task, combine_back.task_5_4, wire_edges.task_5_5]
 TOKENS = [(torch.arange(2.0) + 10 * rank, rank) for rank in range(4)]
 
 
@@ -82,14 +90,27 @@ def test_missing_rank_is_told_as_a_table():
     assert "returned after 0 calls" in told.value.got
 
 
-@pytest.mark.parametrize("answer", [task.reference, *task.honest])
-def test_dispatch_does_on_real_ranks_what_it_does_in_rehearsal(answer):
-    assert task.outcome(learners(answer)).holds
+def answers():
+    for one in TASKS:
+        for answer in (one.reference, *one.honest):
+            yield pytest.param(one, answer, id=f"{one.id}-{answer.__name__}")
 
 
-@pytest.mark.parametrize("mistake", [task.properties[1].mistakes[0]])
-def test_mistake_on_real_ranks_is_named_by_its_rehearsal(mistake):
+@pytest.mark.parametrize("task, answer", [*answers()])
+def test_right_answer_is_right_on_real_ranks(task, answer):
+    outcome = task.outcome(learners(answer))
+    assert outcome.holds, task.report(outcome)
+
+
+@pytest.mark.parametrize(
+    "task, part",
+    [(one, part) for one in TASKS for part in one.properties if part.mistakes],
+    ids=lambda x: getattr(x, "id", getattr(x, "text", None)),
+)
+def test_mistake_on_real_ranks_is_named_by_its_rehearsal(task, part):
+    mistake = part.mistakes[0]
     outcome = task.outcome(learners(mistake.answer(task.reference)))
+    assert outcome.failed == part.text
     assert outcome.mismatch.because == mistake.says
 
 

@@ -48,3 +48,10 @@ def test_no_rows_are_no_bytes():
     packed = FP8Tiles(4).pack(torch.zeros(0, 8))
     assert packed.shape == (0, 16)
     assert FP8Tiles(4).unpack(packed, 8, torch.float32).shape == (0, 8)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2])
+def test_scales_of_a_single_row_are_read_from_any_byte_on(num_rows):
+    rows, packing = _rows(num_rows, 6), FP8Tiles(4)
+    unpacked = packing.unpack(packing.pack(rows), 6, torch.float32)
+    assert torch.allclose(unpacked, rows, rtol=1 / 16)

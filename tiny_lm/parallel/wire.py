@@ -91,7 +91,8 @@ class FP8Tiles:
         return Work(0, 4 * values.numel() + packed, "fp32")
 
     def _decode(self, packed: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-        scales = packed[:, width:].contiguous().view(torch.float32)
+        behind = packed[:, width:]  # .contiguous() would leave a single row in place
+        scales = behind.clone(memory_format=torch.contiguous_format).view(torch.float32)
         bits = F.pad(packed[:, :width], (0, -width % self.tile)).flatten().int()
         # What `dequantize_tiles` gives, by a table of the 256 values instead of a cast,
         # which takes ten times as long on a CPU.
