@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import tiny_lm.course.checks.baseline
+import tiny_lm.course.checks.comm
 import tiny_lm.course.checks.fp8
 import tiny_lm.course.checks.mla
 import tiny_lm.course.checks.moe  # noqa: F401  (they list their tasks)
@@ -100,7 +101,7 @@ def test_checks_import_no_notebook_tools():
     """A learner's environment has torch and tiny_lm, not the tools of the authors."""
     code = (
         "import sys, tiny_lm.course.checks.baseline, tiny_lm.course.labs.pieces\n"
-        "import tiny_lm.course.checks.fp8\n"
+        "import tiny_lm.course.checks.comm, tiny_lm.course.checks.fp8\n"
         "import tiny_lm.course.checks.mla, tiny_lm.course.checks.moe\n"
         "print([m for m in ('jupytext', 'nbformat', 'nbclient', 'pytest', 'IPython')"
         " if m in sys.modules])"

@@ -219,7 +219,7 @@ def send(x: Shaped[Tensor, "*shape"], to: int, group: Group) -> None:
     Raises:
         ValueError: `to` is no other rank of the group.
     """
-    _check_peer("to", to, group)
+    _check_peer("to", to, group.rank, group.size)
     calls.deliver(x, to, group)
 
 
@@ -235,7 +235,7 @@ def receive(
     Raises:
         ValueError: `source` is no other rank of the group.
     """
-    _check_peer("source", source, group)
+    _check_peer("source", source, group.rank, group.size)
     return calls.take(like, source, group)
 
 
@@ -245,11 +245,9 @@ def barrier(group: Group) -> None:
         calls.barrier(group)
 
 
-def _check_peer(name: str, peer: int, group: Group) -> None:
-    if not 0 <= peer < group.size or peer == group.rank:
-        raise ValueError(
-            f"{name}={peer} is no other rank of {group.size}, for rank {group.rank}"
-        )
+def _check_peer(name: str, peer: int, rank: int, size: int) -> None:
+    if not 0 <= peer < size or peer == rank:
+        raise ValueError(f"{name}={peer} is no other rank of {size}, for rank {rank}")
 
 
 def _refuse_codes(x: Tensor) -> None:

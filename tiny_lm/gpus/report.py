@@ -94,7 +94,8 @@ def _chain(board: Board, rank: int) -> list[int]:
 
 
 def _tell_circle(board: Board, circle: list[int]) -> str:
-    calls = {rank: board.latest(rank) for rank in circle}
+    first = circle.index(min(circle))
+    calls = {rank: board.latest(rank) for rank in circle[first:] + circle[:first]}
     each = [f"rank {r} waits in {_what(call, r)}" for r, call in calls.items()]
     ends = {r == call.members[0] for r, call in calls.items()}
     lesson = ""

@@ -36,7 +36,11 @@ def gpus(world_size: int = 4) -> Cluster:
 
 
 def on_ranks(
-    answer: Answer, job: Job, given: Sequence[tuple], timeout_s: float = TIMEOUT_S
+    answer: Answer,
+    job: Job,
+    given: Sequence[tuple],
+    timeout_s: float = TIMEOUT_S,
+    play: Callable[..., list] = rehearsal.play,
 ) -> list[Any]:
     """`job(function, group, *arguments)` on every rank, with the rank's own arguments.
 
@@ -46,6 +50,7 @@ def on_ranks(
         job: calls the function and returns what is to be compared; a function of a
             module, so that it can travel.
         given: the arguments of each rank.
+        play: rehearses; `letters.play` for functions that send messages.
 
     Raises:
         NotDone: the function is the stub.
@@ -55,7 +60,7 @@ def on_ranks(
     work = partial(_one, job, answer.function)
     call = f"{answer.name}(…) on {len(given)} ranks"
     if is_ours(answer.function):
-        found = _rehearsed(work, given, answer, call)
+        found = _rehearsed(work, given, answer, call, play)
     else:
         found = _on_gpus(work, given, answer, call, timeout_s)
     kinds = [kind for kind, _ in found]
@@ -106,13 +111,13 @@ def _one(job: Job, function: Callable, group: AnyGroup, given: tuple) -> tuple:
 
 
 def _rehearsed(
-    work: Callable, given: Sequence[tuple], answer: Answer, call: str
+    work: Callable, given: Sequence[tuple], answer: Answer, call: str, play: Callable
 ) -> list[tuple]:
-    found = rehearsal.play(len(given), lambda group: work(group, given[group.rank]))
+    found = play(len(given), lambda group: work(group, given[group.rank]))
     errors = [x for x in found if isinstance(x, BaseException)]
     for error in sorted(errors, key=lambda x: isinstance(x, Apart)):
         apart = isinstance(error, Apart)
-        answer.error = APART if apart else f"{type(error).__name__}: {error}"
+        answer.error = str(error) if apart else f"{type(error).__name__}: {error}"
         raise Mismatch(call, "a result on every rank", answer.error) from error
     return found
 
@@ -147,8 +152,19 @@ def _real(rank: int, work: Callable, given: Sequence[tuple]) -> tuple:
     return work(mesh.world(), given[rank])
 
 
+# What the board says of ranks that wait for ever; what says most comes first.
+CIRCLES = (
+    "everybody sends first",
+    "Everybody receives first",
+    "wait for one another in a circle",
+)
+
+
 def read(message: str) -> tuple[str, str]:
     """The error that a cluster reports: its kind and text, and what to tell of it."""
+    for circle in CIRCLES:
+        if circle in message:
+            return circle, message.strip()
     if APART in message:
         return APART, message.partition("\n")[2].strip() or message
     raised = [*RAISED.finditer(message)]
