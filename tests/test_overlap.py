@@ -146,6 +146,16 @@ def test_the_tape_names_every_transfer_after_its_layer(clusters):
     }
 
 
+def test_any_number_of_micro_batches_gives_the_same():
+    model = LanguageModel(PLAIN, ExpertParallelDispatcher(16, mesh.solo()))
+    found = []
+    for num_micro in (1, 3):
+        loss_and_gradients(model, _batch(4), num_micro=num_micro)
+        found.append({name: p.grad for name, p in model.named_parameters()})
+        model.zero_grad(set_to_none=True)
+    assert max(_far(*found).values()) < 1e-5
+
+
 def test_tasks_take_turns_until_all_are_through():
     said = []
 
@@ -173,7 +183,7 @@ def test_one_process_can_alternate_too():
 
 def test_what_cannot_alternate_is_refused():
     model = LanguageModel(PLAIN, ExpertParallelDispatcher(16, mesh.solo()))
-    with pytest.raises(ValueError, match="need two sequences, got 1"):
+    with pytest.raises(ValueError, match="cannot make 2 micro-batches of 1"):
         loss_and_gradients(model, _batch(1))
     with pytest.raises(ValueError, match="longer"):
         loss_and_gradients(model, torch.zeros(2, 4098, dtype=torch.int64))
