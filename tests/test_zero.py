@@ -15,7 +15,7 @@ from tiny_lm.gpus.mesh import Group
 from tiny_lm.model import is_expert
 from tiny_lm.parallel import shard
 from tiny_lm.parallel.buckets import flatten, slice_length
-from tiny_lm.parallel.zero import ShardedOptimizer, cut
+from tiny_lm.parallel.zero import ShardedOptimizer, cut, state_bytes
 from tiny_lm.step import (
     build_model,
     build_optimizer,
@@ -104,7 +104,7 @@ def _small_steps(rank: int, bucket_bytes: int) -> tuple[list[float], dict, int]:
         optimizer.step()
         optimizer.zero_grad()
     norms = torch.stack(norms).tolist()
-    return norms, dict(model.state_dict()), optimizer.state_bytes
+    return norms, dict(model.state_dict()), state_bytes(optimizer)
 
 
 def _small_alone() -> tuple[list[float], dict]:

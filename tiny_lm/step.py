@@ -11,7 +11,6 @@ A `Worker` is what one rank does of a run. The plain one holds all layers and it
 of the experts; `job.layout` may ask for another.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,9 +23,9 @@ from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.job import Job
-from tiny_lm.model import LanguageModel, Loss, is_expert, multiplied_in_fp8
-from tiny_lm.parallel import overlap, shard
-from tiny_lm.parallel.buckets import BucketedSums
+from tiny_lm.model import LanguageModel, is_expert, multiplied_in_fp8
+from tiny_lm.parallel import shard
+from tiny_lm.parallel.buckets import BUCKET_BYTES, BucketedSums
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
 from tiny_lm.parallel.pipeline import grid
 from tiny_lm.parallel.stages import Share
@@ -38,9 +37,6 @@ from tiny_lm.replay.tape import Tape
 
 Optimizer = torch.optim.Optimizer | ShardedOptimizer
 Sums = shard.WholeSums | BucketedSums | ShardedOptimizer
-
-
-Differentiate = Callable[[LanguageModel, Tensor, float], Loss]
 
 
 def build_model(
@@ -72,15 +68,14 @@ def build_optimizer(
 
 
 def build_sharded_optimizer(
-    model: LanguageModel, training: TrainConfig, group: Group, times: int = 1
+    model: LanguageModel,
+    training: TrainConfig,
+    group: Group,
+    bucket_bytes: int = BUCKET_BYTES,
 ) -> ShardedOptimizer:
-    """The same, with states of this rank's part of the shared weights alone.
-
-    Args:
-        times: backward passes in a step.
-    """
+    """The same, with states of this rank's part of the shared weights alone."""
     make = partial(_adamw, training)
-    optimizer = ShardedOptimizer(model, group, is_expert, make, times=times)
+    optimizer = ShardedOptimizer(model, group, is_expert, make, bucket_bytes)
     _hold_weights(optimizer, model)
     return optimizer
 
@@ -111,7 +106,6 @@ def train_step(
     group: Group,
     clip: float,
     sums: Sums | None = None,
-    differentiate: Differentiate | None = None,
 ) -> dict[str, Any]:
     """Forward, backward, agree, step, balance.
 
@@ -122,13 +116,13 @@ def train_step(
     Args:
         tokens: this rank's share of the batch.
         sums: how ranks agree on gradients; by default all are summed at the end.
-        differentiate: how loss and gradients are found; by default `whole`.
 
     Returns:
         The mean loss over all ranks, the gradient's norm, and every layer's load.
     """
     sums = sums or shard.WholeSums(model, group, is_expert)
-    loss = (differentiate or whole)(model, tokens, 1 / group.size)
+    loss = model.loss(tokens)
+    (loss.total / group.size).backward()
     shared, own = sums.agree()
     losses = torch.stack([loss.next_token, loss.mtp, loss.balance]).detach()
     loads = [router.load for router in model.routers]
@@ -147,13 +141,6 @@ def train_step(
         "grad_norm": float(norm),
         "load": [load.tolist() for load in loads],
     }
-
-
-def whole(model: LanguageModel, tokens: Int[Tensor, "B T1"], scale: float) -> Loss:
-    """The loss, and the gradients of `scale` times it: all sequences at once."""
-    loss = model.loss(tokens)
-    (loss.total * scale).backward()
-    return loss
 
 
 def _add_up(parts: list[Tensor], group: Group) -> list[Tensor]:
@@ -197,7 +184,6 @@ class Worker:
 
     Args:
         sharded: an optimizer of this rank's part, in place of one for all it holds.
-        differentiate: how it finds loss and gradients.
     """
 
     def __init__(
@@ -206,12 +192,10 @@ class Worker:
         training: TrainConfig,
         group: Group,
         sharded: ShardedOptimizer | None = None,
-        differentiate: Differentiate | None = None,
     ) -> None:
         self.model = model
         self.group = group
         self.clip = training.clip
-        self.differentiate = differentiate
         self.optimizer = sharded or build_optimizer(model, training)
         self.sums = sharded or shard.WholeSums(model, group, is_expert)
 
@@ -228,13 +212,7 @@ class Worker:
     def step(self, tokens: Int[Tensor, "B T1"]) -> dict[str, Any]:
         """`train_step` on this rank's share of a batch."""
         return train_step(
-            self.model,
-            self.optimizer,
-            tokens,
-            self.group,
-            self.clip,
-            self.sums,
-            self.differentiate,
+            self.model, self.optimizer, tokens, self.group, self.clip, self.sums
         )
 
     def record(self, tokens: Int[Tensor, "B T1"]) -> tuple[dict[str, Any], Tape]:
@@ -270,10 +248,8 @@ def build_worker(
     model = build_model(job.config, group, training.seed, device)
     sharded = None
     if job.layout.zero:
-        times = 2 if job.layout.overlap else 1  # each micro-batch goes back by itself
-        sharded = build_sharded_optimizer(model, training, group, times)
-    differentiate = overlap.loss_and_gradients if job.layout.overlap else whole
-    return Worker(model, training, group, sharded, differentiate)
+        sharded = build_sharded_optimizer(model, training, group)
+    return Worker(model, training, group, sharded)
 
 
 def _pipelined(job: Job, group: Group, device: torch.device | str) -> PipelinedWorker:

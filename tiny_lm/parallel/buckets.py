@@ -1,6 +1,6 @@
 """Gradients that set out while the backward pass still runs, in buckets.
 
-Chapter: 05_comm
+Chapter: 05_comm/sharding
 Source: torch_ddp
 
 The backward pass ends with the first layer and begins with the last. So the gradients
@@ -27,7 +27,7 @@ from tiny_lm.gpus.mesh import Group
 from tiny_lm.parallel import shard
 from tiny_lm.parallel.shard import IsExpert
 
-BUCKET_BYTES = 2**18  # on `tiny`'s scaled twin, no other size exposes less
+BUCKET_BYTES = 2**17  # of the sizes tried on `tiny`'s twin, the one that exposes least
 
 
 def fill(

@@ -1,6 +1,6 @@
 """ZeRO-1: the optimizer's states of what all ranks share, kept once over all ranks.
 
-Chapter: 05_comm
+Chapter: 05_comm/sharding
 Source: zero; deepseek_v3, section 3.2
 
 Every rank holds the shared parameters, and plain data parallelism has every rank do the
@@ -61,6 +61,16 @@ def cut(bucket: list[nn.Parameter], rank: int, size: int) -> list[Piece]:
     return pieces
 
 
+def state_bytes(optimizer: "torch.optim.Optimizer | ShardedOptimizer") -> int:
+    """Bytes that an optimizer keeps on this rank, its counters of steps left out."""
+    return sum(
+        value.nbytes
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor) and value.dim()
+    )
+
+
 class ShardedOptimizer:
     """An optimizer with states for this rank's part; steps as if it had all of them.
 
@@ -110,14 +120,9 @@ class ShardedOptimizer:
         return self.optimizer.param_groups
 
     @property
-    def state_bytes(self) -> int:
-        """Bytes of states on this rank, its experts' included; its counters are not."""
-        return sum(
-            value.nbytes
-            for state in self.optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor) and value.dim()
-        )
+    def state(self) -> dict[Tensor, dict[str, Any]]:
+        """What the optimizer keeps of each piece, and of each expert, on this rank."""
+        return self.optimizer.state
 
     @torch.no_grad()
     def agree(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
