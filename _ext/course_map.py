@@ -19,7 +19,7 @@ PARTS = {  # folder: its words, and the technique whose colour it has
     "04_fp8": ("FP8", "fp8"),
     "05_comm": ("Communication, on emulated GPUs", "comm"),
     "06_together": ("All four together", "baseline"),
-    "07_beyond": ("Beyond: against the papers", "baseline"),
+    "07_beyond": ("Beyond: papers, real GPUs, what came after", "baseline"),
 }
 TASK_MINUTES = re.compile(r"[●○]{3} · (\d+) min")
 ABSENT = "not here yet"

@@ -1,13 +1,9 @@
-"""Drawings of exchanges show who gets what, and of schedules who works when."""
+"""Drawings of exchanges show who gets what."""
 
 import re
 
-import pytest
-
 from tiny_lm.course.figures import exchanges
 from tiny_lm.course.figures.style import Drawing
-from tiny_lm.parallel import unit_pipelines
-from tiny_lm.parallel.schedules import OF_WHOLE_STAGES
 
 
 def words(drawing: Drawing) -> list[str]:
@@ -44,14 +40,3 @@ def test_both_ends_of_the_hops_are_drawn_for_each_machine():
     shown = words(exchanges.hops_in_time(7.7, {"H800": 2.5, "H100": 1.1}, "ms"))
     assert {"pipelined", "in series", "H800", "H100"} <= set(shown)
     assert shown.count("NVLink") == shown.count("network") == 4
-
-
-@pytest.mark.parametrize("name", OF_WHOLE_STAGES)
-def test_an_order_shows_each_micro_batch_forward_backward_and_for_its_weights(name):
-    timeline = unit_pipelines.play(OF_WHOLE_STAGES[name], 2, 4)
-    shown = words(exchanges.orders({name: timeline}))
-    numbers = [w for w in shown if w in ("0", "1", "2", "3")]
-    pairs = sum(span.name.startswith("FB") for span in timeline.spans)
-    ticks = len(numbers) - (2 * 3 * 4 - pairs)  # a pair shows its weights with its B
-    assert 0 <= ticks <= 4
-    assert {"rank 0", "rank 1", name} <= set(shown)

@@ -18,6 +18,12 @@ TRAINING = TrainConfig(batch_size=16)
         ({"zero": True}, tiny(), 1, "--zero is about several ranks"),
         ({"overlap": True}, tiny_dense(), 4, "tiny_dense has none"),
         ({"overlap": True}, tiny(), 16, "do not divide by 2 x 16 ranks"),
+        (
+            {"overlap": True, "zero": True},
+            replace(tiny(), num_mtp=1),
+            4,
+            "--overlap and --zero together take no --mtp",
+        ),
         ({"pp": 0}, tiny(), 4, "--pp must be at least 1, got 0"),
         ({"pp": 3}, tiny(), 4, "--pp 3 does not divide 4 ranks"),
         ({"schedule": "1f1b"}, tiny(), 4, "--schedule 1f1b orders a pipeline"),

@@ -53,6 +53,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--seq-len", type=int, default=t.seq_len, help=f"bytes, default {t.seq_len}")
     add("--lr", type=float, default=t.lr, help=f"peak, default {t.lr}")
     add("--seed", type=int, default=t.seed)
+    add("--overlap", action="store_true", help="hide transfers: micro-batches in turn")
     add("--zero", action="store_true", help="split the optimizer's states: ZeRO-1")
     add("--mtp", type=int, default=0, help="further tokens predicted (default 0)")
     add("--pp", type=int, default=1, help="ranks along a pipeline (default 1: none)")
@@ -96,7 +97,9 @@ def _train(args: argparse.Namespace) -> None:
         data=args.data,
         out=args.out,
         device=choose_device(args.device, place.local_size if place else 0),
-        layout=Layout(zero=args.zero, pp=args.pp, schedule=args.schedule),
+        layout=Layout(
+            overlap=args.overlap, zero=args.zero, pp=args.pp, schedule=args.schedule
+        ),
     )
     summary = run(job)
     if summary is not None:

@@ -46,10 +46,18 @@ class Layout:
                 raise ValueError(f"{option} is about several ranks, and there is one")
         if self.overlap:
             _check_overlap(config, training, ranks)
+            self._check_mtp(config)
         self._check_pipeline(ranks)
         if self.pp > 1:
             self._check_stages(config)
             self._check_micro(training, ranks // self.pp)
+
+    def _check_mtp(self, config: ModelConfig) -> None:
+        if self.zero and config.num_mtp:
+            raise ValueError(
+                "--overlap and --zero together take no --mtp: embedding and head then "
+                "get gradients more often in a step than other weights"
+            )
 
     def _check_pipeline(self, ranks: int) -> None:
         if self.pp < 1:

@@ -11,6 +11,7 @@ A `Worker` is what one rank does of a run. The plain one holds all layers and it
 of the experts; `job.layout` may ask for another.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,8 +24,8 @@ from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.job import Job
-from tiny_lm.model import LanguageModel, is_expert, multiplied_in_fp8
-from tiny_lm.parallel import shard
+from tiny_lm.model import LanguageModel, Loss, is_expert, multiplied_in_fp8
+from tiny_lm.parallel import overlap, shard
 from tiny_lm.parallel.buckets import BUCKET_BYTES, BucketedSums
 from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
 from tiny_lm.parallel.pipeline import grid
@@ -37,6 +38,9 @@ from tiny_lm.replay.tape import Tape
 
 Optimizer = torch.optim.Optimizer | ShardedOptimizer
 Sums = shard.WholeSums | BucketedSums | ShardedOptimizer
+
+
+Differentiate = Callable[[LanguageModel, Tensor, float], Loss]
 
 
 def build_model(
@@ -72,10 +76,16 @@ def build_sharded_optimizer(
     training: TrainConfig,
     group: Group,
     bucket_bytes: int = BUCKET_BYTES,
+    times: int = 1,
 ) -> ShardedOptimizer:
-    """The same, with states of this rank's part of the shared weights alone."""
+    """The same, with states of this rank's part of the shared weights alone.
+
+    Args:
+        bucket_bytes: size that a bucket of gradients does not exceed.
+        times: backward passes in a step.
+    """
     make = partial(_adamw, training)
-    optimizer = ShardedOptimizer(model, group, is_expert, make, bucket_bytes)
+    optimizer = ShardedOptimizer(model, group, is_expert, make, bucket_bytes, times)
     _hold_weights(optimizer, model)
     return optimizer
 
@@ -106,6 +116,7 @@ def train_step(
     group: Group,
     clip: float,
     sums: Sums | None = None,
+    differentiate: Differentiate | None = None,
 ) -> dict[str, Any]:
     """Forward, backward, agree, step, balance.
 
@@ -116,13 +127,13 @@ def train_step(
     Args:
         tokens: this rank's share of the batch.
         sums: how ranks agree on gradients; by default all are summed at the end.
+        differentiate: how loss and gradients are found; by default `whole`.
 
     Returns:
         The mean loss over all ranks, the gradient's norm, and every layer's load.
     """
     sums = sums or shard.WholeSums(model, group, is_expert)
-    loss = model.loss(tokens)
-    (loss.total / group.size).backward()
+    loss = (differentiate or whole)(model, tokens, 1 / group.size)
     shared, own = sums.agree()
     losses = torch.stack([loss.next_token, loss.mtp, loss.balance]).detach()
     loads = [router.load for router in model.routers]
@@ -141,6 +152,13 @@ def train_step(
         "grad_norm": float(norm),
         "load": [load.tolist() for load in loads],
     }
+
+
+def whole(model: LanguageModel, tokens: Int[Tensor, "B T1"], scale: float) -> Loss:
+    """The loss, and the gradients of `scale` times it: all sequences at once."""
+    loss = model.loss(tokens)
+    (loss.total * scale).backward()
+    return loss
 
 
 def _add_up(parts: list[Tensor], group: Group) -> list[Tensor]:
@@ -184,6 +202,7 @@ class Worker:
 
     Args:
         sharded: an optimizer of this rank's part, in place of one for all it holds.
+        differentiate: how it finds loss and gradients.
     """
 
     def __init__(
@@ -192,10 +211,12 @@ class Worker:
         training: TrainConfig,
         group: Group,
         sharded: ShardedOptimizer | None = None,
+        differentiate: Differentiate | None = None,
     ) -> None:
         self.model = model
         self.group = group
         self.clip = training.clip
+        self.differentiate = differentiate
         self.optimizer = sharded or build_optimizer(model, training)
         self.sums = sharded or shard.WholeSums(model, group, is_expert)
 
@@ -212,7 +233,13 @@ class Worker:
     def step(self, tokens: Int[Tensor, "B T1"]) -> dict[str, Any]:
         """`train_step` on this rank's share of a batch."""
         return train_step(
-            self.model, self.optimizer, tokens, self.group, self.clip, self.sums
+            self.model,
+            self.optimizer,
+            tokens,
+            self.group,
+            self.clip,
+            self.sums,
+            self.differentiate,
         )
 
     def record(self, tokens: Int[Tensor, "B T1"]) -> tuple[dict[str, Any], Tape]:
@@ -248,8 +275,10 @@ def build_worker(
     model = build_model(job.config, group, training.seed, device)
     sharded = None
     if job.layout.zero:
-        sharded = build_sharded_optimizer(model, training, group)
-    return Worker(model, training, group, sharded)
+        times = 2 if job.layout.overlap else 1  # each micro-batch goes back by itself
+        sharded = build_sharded_optimizer(model, training, group, times=times)
+    differentiate = overlap.loss_and_gradients if job.layout.overlap else whole
+    return Worker(model, training, group, sharded, differentiate)
 
 
 def _pipelined(job: Job, group: Group, device: torch.device | str) -> PipelinedWorker:

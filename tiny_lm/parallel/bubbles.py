@@ -1,6 +1,6 @@
 """How long a schedule takes and who waits: free messages, and messages as dear as work.
 
-Chapter: 05_comm
+Chapter: 05_comm/pipelines
 Source: deepseek_v3, table 2; zero_bubble; megatron_interleaved; gpipe
 
 A rank does its actions in order; one begins when the rank is free and all that it needs

@@ -31,7 +31,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tiny_lm.gpus import comm
@@ -76,6 +76,18 @@ class Moving:
         """The same, with one thing more to be done."""
         finish = self._finish
         return Moving(self._pending, lambda arrived: more(finish(arrived)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order in which rows leave; how many come is still on its way."""
+
+    leaving: Order
+    _route: Moving
+
+    def wait(self) -> Route:
+        """The route, once all ranks have said what they send."""
+        return self._route.wait()
 
 
 class ExpertParallelDispatcher:
@@ -123,19 +135,31 @@ class ExpertParallelDispatcher:
         home = _ToTokens.apply(rows, way_back, self)
         return collect(home, weights, way_back.leaving)
 
-    def start_plan(self, experts: Int[Tensor, "N k"]) -> Moving:
-        """Tell each rank what it will get; gives the `Route`."""
+    def start_plan(self, experts: Int[Tensor, "N k"]) -> Plan:
+        """Tell each rank what it will get; its `wait()` gives the `Route`."""
         leaving = sort_by_expert(experts, self.num_experts)
         ends = leaving.ends
         sends = ends.diff(prepend=ends.new_zeros(1)).view(self.group.size, -1)
         pending = comm.start_all_to_all_counts(sends, self.group)
-        return Moving(pending, partial(self._route, leaving, sends))
+        return Plan(leaving, Moving(pending, partial(self._route, leaving, sends)))
 
-    def start_dispatch(self, x: Float[Tensor, "N D"], route: Route) -> Moving:
-        """Tokens leave, packed once and copied for each expert; gives experts' rows."""
-        way = self.wire.to_experts
-        packed = copy_to_rows(way.pack(x), route.leaving)
-        return self._to_experts(packed, route, x.shape[-1], x.dtype)
+    def pack(self, x: Float[Tensor, "N D"], leaving: Order) -> Shaped[Tensor, "n W"]:
+        """Tokens as they leave: packed once, and copied for each expert."""
+        return copy_to_rows(self.wire.to_experts.pack(x), leaving)
+
+    def start_dispatch(
+        self, packed: Shaped[Tensor, "n W"], route: Route, like: Float[Tensor, "N D"]
+    ) -> Moving:
+        """Rows leave; gives the rows of the experts here, as wide as `like`."""
+        pending = comm.start_all_to_all(
+            packed, route.send_counts, route.receive_counts, self.group
+        )
+
+        def finish(arrived: Tensor) -> Tensor:
+            rows = copy_to_rows(arrived, route.arriving)
+            return self.wire.to_experts.unpack(rows, like.shape[-1], like.dtype)
+
+        return Moving(pending, finish)
 
     def start_combine(self, rows: Float[Tensor, "R D"], route: Route) -> Moving:
         """Experts' rows go home; gives a row for each choice of each token."""
@@ -152,8 +176,7 @@ class ExpertParallelDispatcher:
         self, grad: Float[Tensor, "n_sent D"], route: Route
     ) -> Moving:
         """Gradients of what came home go to the experts: a dispatch of rows."""
-        packed = self.wire.to_experts.pack(grad)
-        return self._to_experts(packed, route, grad.shape[-1], grad.dtype)
+        return self.start_dispatch(self.wire.to_experts.pack(grad), route, like=grad)
 
     def start_dispatch_backward(
         self, grad: Float[Tensor, "R D"], route: Route
@@ -161,20 +184,6 @@ class ExpertParallelDispatcher:
         """Gradients of experts' rows come home; gives the sum at each token."""
         moving = self.start_combine(grad, route)
         return moving.then(lambda home: sum_at_tokens(home, route.leaving))
-
-    def _to_experts(
-        self, packed: Tensor, route: Route, width: int, dtype: torch.dtype
-    ) -> Moving:
-        """Rows as they leave, to rows as the experts here want them."""
-        pending = comm.start_all_to_all(
-            packed, route.send_counts, route.receive_counts, self.group
-        )
-
-        def finish(arrived: Tensor) -> Tensor:
-            rows = copy_to_rows(arrived, route.arriving)
-            return self.wire.to_experts.unpack(rows, width, dtype)
-
-        return Moving(pending, finish)
 
     def _route(self, leaving: Order, sends: Tensor, receives: Tensor) -> Route:
         """The way of each row, when all ranks have said what they send."""
@@ -194,7 +203,8 @@ class _ToExperts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, route, dispatcher):
         ctx.route, ctx.dispatcher = route, dispatcher
-        return dispatcher.start_dispatch(x, route).wait()
+        packed = dispatcher.pack(x, route.leaving)
+        return dispatcher.start_dispatch(packed, route, like=x).wait()
 
     @staticmethod
     def backward(ctx, grad):

@@ -11,7 +11,7 @@ Cut at its transfers, a model is a chain of stretches that compute:
 and the backward pass is the same chain the other way round. A micro-batch is a
 generator that runs its stretches and yields whenever rows of it have just left. So two
 of them take turns, and each transfer has a whole stretch of the other to hide behind.
-The turns go on through the middle: one goes back while the other still comes.
+The shared expert needs no transfer: it runs when its own rows have left, and fills.
 
 Where a stretch ends its results are detached, so that each has a graph of its own; its
 backward pass starts from the gradients that the next stretch, or a transfer, left.
@@ -40,27 +40,35 @@ Turns = Generator[None, None, None]  # yields where the other micro-batch may co
 
 
 def loss_and_gradients(
-    model: LanguageModel, tokens: Int[Tensor, "B T1"], scale: float = 1.0
+    model: LanguageModel,
+    tokens: Int[Tensor, "B T1"],
+    scale: float = 1.0,
+    num_micro: int = 2,
 ) -> Loss:
-    """What `model.loss(tokens)` gives, and its gradients, by two micro-batches.
+    """What `model.loss(tokens)` gives, and its gradients, by micro-batches in turn.
 
     Args:
         model: its experts are brought their tokens by an `ExpertParallelDispatcher`.
         scale: what the loss is multiplied by before the backward pass.
+        num_micro: how many take turns; one alone hides nothing.
 
     Raises:
-        ValueError: there are not two sequences to alternate.
+        ValueError: fewer sequences than micro-batches, or longer than the model reads.
     """
-    if len(tokens) < 2:
-        raise ValueError(f"two micro-batches need two sequences, got {len(tokens)}")
+    if not 0 < num_micro <= len(tokens):
+        raise ValueError(
+            f"cannot make {num_micro} micro-batches of {len(tokens)} sequences"
+        )
     require_length(tokens.shape[1] - 1, model.config.max_len)
-    halves = [
-        MicroBatch(model, half, len(half) / len(tokens), scale)
-        for half in tokens.tensor_split(2)
+    micros = [
+        MicroBatch(model, some, len(some) / len(tokens), scale)
+        for some in tokens.tensor_split(num_micro)
     ]
-    take_turns(*(half.run() for half in halves))
-    first, second = (half.parts for half in halves)
-    parts = {name: first[name] + second[name] for name in first}
+    take_turns(*(micro.run() for micro in micros))
+    parts = {
+        name: torch.stack([micro.parts[name] for micro in micros]).sum()
+        for name in micros[0].parts
+    }
     total = parts["next_token"] + model.config.mtp_weight * parts["mtp"]
     return Loss(total=total + parts["balance"], **parts)
 
@@ -76,33 +84,45 @@ def take_turns(*tasks: Turns) -> None:
 class Crossing:
     """Where a micro-batch leaves its tokens for the experts, and comes back.
 
-    ends: the stretch before: its stream, what is dispatched, the gates; and its losses
-    starts: the stretch after: stream, what came home, gates
+    ends: of the stretch before: its stream, what is dispatched, the gates
+    losses: what that stretch lost
+    starts: of the stretch after: stream, what came home, gates
     rows: of the experts, before and after
+    aside: of the shared expert, which needs no transfer and fills one, before and after
     """
 
     moe: MoE
-    route: Route
+    experts: Tensor
     ends: list[Tensor]
     losses: list[Tensor]
+    route: Route | None = None
     starts: list[Tensor] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
+    aside: list[Tensor] = field(default_factory=list)
 
     def go(self) -> Generator[None, None, Tensor]:
         """To the experts and back; gives the stream with what they added."""
-        stream, normed, gates = (x.detach() for x in self.ends)
-        dispatcher, route = self.moe.dispatcher, self.route
+        stream, normed, gates = self.ends
+        dispatcher, tokens = self.moe.dispatcher, normed.detach()
         with inside(self.moe):
-            moving = dispatcher.start_dispatch(normed, route)
+            plan = dispatcher.start_plan(self.experts)
+            packed = dispatcher.pack(tokens, plan.leaving)  # while the counts travel
+            self.route = route = plan.wait()
+            moving = dispatcher.start_dispatch(packed, route, like=tokens)
         yield
         with inside(self.moe):
             rows = moving.wait().requires_grad_()
             self.rows = [rows, self.moe.experts(rows, route.arriving.ends)]
             moving = dispatcher.start_combine(self.rows[1].detach(), route)
+        if self.moe.shared is not None:
+            (aside,) = _leaves(normed)
+            self.aside = [aside, self.moe.shared(aside)]
         yield
         with inside(self.moe):
-            self.starts = [stream, moving.wait(), gates]
-            stream, home, gates = (x.requires_grad_() for x in self.starts)
+            self.starts = _leaves(stream, moving.wait(), gates)
+            stream, home, gates = self.starts
+            for result in self.aside[1:]:
+                stream = stream + result.detach().view_as(stream)
             return stream + collect(home, gates, route.leaving).view_as(stream)
 
     def go_back(self) -> Turns:
@@ -111,6 +131,8 @@ class Crossing:
         stream, home, gates = (x.grad for x in self.starts)
         with inside(self.moe, backward=True):
             moving = dispatcher.start_combine_backward(home, route)
+        for result in self.aside[1:]:
+            torch.autograd.backward(result, stream.view_as(result))
         yield
         rows, results = self.rows
         with inside(self.moe, backward=True):
@@ -118,9 +140,17 @@ class Crossing:
             moving = dispatcher.start_dispatch_backward(rows.grad, route)
         yield
         with inside(self.moe, backward=True):
-            grads = [stream, moving.wait(), gates]
+            normed = moving.wait()
+            for x in self.aside[:1]:
+                normed = normed + x.grad
         no_grads = [None] * len(self.losses)  # a number's own gradient is 1
-        torch.autograd.backward(self.losses + self.ends, no_grads + grads)
+        grads = [*no_grads, stream, normed, gates]
+        torch.autograd.backward(self.losses + self.ends, grads)
+
+
+def _leaves(*ends: Tensor) -> list[Tensor]:
+    """The same values, with graphs that begin here."""
+    return [x.detach().requires_grad_() for x in ends]
 
 
 class MicroBatch:
@@ -178,14 +208,9 @@ class MicroBatch:
         x, normed = block.attend(x)
         gates, experts, balance = moe.route(normed)
         self._lose("balance", balance)
-        with inside(moe):
-            plan = moe.dispatcher.start_plan(experts)
-        if moe.shared is not None:  # while the counts travel
-            x = x + moe.shared(normed)
-        with inside(moe):
-            route = plan.wait()
-        ends, losses, self._losses = [x, normed.flatten(0, 1), gates], self._losses, []
-        self._crossings.append(Crossing(moe, route, ends, losses))
+        ends = [x, normed.flatten(0, 1), gates]
+        self._crossings.append(Crossing(moe, experts, ends, self._losses))
+        self._losses = []
         return (yield from self._crossings[-1].go())
 
     def _lose(self, name: str, value: Tensor, weight: float = 1.0) -> None:

@@ -1,6 +1,6 @@
 """A pipeline that really runs: a model cut into stages, experts shared inside each.
 
-Chapter: 05_comm
+Chapter: 05_comm/pipelines
 Source: torch_pipelining; deepseek_v3, section 3.2.1
 
 Ranks form a grid: along one axis, `pp`, they hold different layers, and along the

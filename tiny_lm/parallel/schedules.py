@@ -1,6 +1,6 @@
 """Pipeline schedules as data: what each rank does, in which order.
 
-Chapter: 05_comm
+Chapter: 05_comm/pipelines
 Source: gpipe; megatron_interleaved; zero_bubble; deepseek_v3, section 3.2.1; dualpipe
 
 An action is (kind, chunk, micro-batch), and an "FB" names two of them:

@@ -1,6 +1,6 @@
 """A model cut into stages: which layers a rank of a pipeline holds.
 
-Chapter: 05_comm
+Chapter: 05_comm/pipelines
 Source: gpipe
 
 The first stage has the embedding, the last one the head. What goes from stage to stage

@@ -1,6 +1,6 @@
 """The orders of all ranks together, and what is wrong with a schedule.
 
-Chapter: 05_comm
+Chapter: 05_comm/pipelines
 Source: course
 
     build("zbv", num_ranks=4, num_micro=8).ranks[0]

@@ -1,4 +1,4 @@
-"""Drawings of what passes between ranks: sums, exchanges, hops, and orders of work.
+"""Drawings of what passes between ranks: sums, exchanges, hops.
 
 Chapter: 05_comm
 """
@@ -20,12 +20,10 @@ from tiny_lm.course.figures.style import (
     finish,
     new_figure,
 )
-from tiny_lm.replay.timeline import KERNEL, Timeline
 
 COMM = COLORS["comm"]
 SHADES = ("#EAD0DE", COMM, "#A35A80", "#6B3350")  # of one colour, by sender
 WORK = {"F": FAINT, "B": COLORS["moe"], "W": COLORS["mla"]}
-PS_PER_UNIT = 10**12
 
 
 def sum_of_four(values: Sequence[int]) -> Drawing:
@@ -150,62 +148,3 @@ def hops_in_time(network: float, nvlink: Mapping[str, float], unit: str) -> Draw
 
 
 _MIDDLE = MIDDLE | {"fontsize": 8.5}
-
-
-def orders(timelines: Mapping[str, Timeline]) -> Drawing:
-    """What does each rank do when, in each order of the same work? White is waiting."""
-    count = len(timelines)
-    figure, axes = new_figure(0.5 + 1.3 * count)
-    figure.clear()
-    axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
-    longest = max(timeline.step_ps for timeline in timelines.values()) / PS_PER_UNIT
-    for ax, (name, timeline) in zip(axes, timelines.items(), strict=True):
-        ranks = sorted({span.rank for span in timeline.spans})
-        for span in timeline.spans:
-            if span.kind == KERNEL:
-                _work(ax, span.name, span.rank, span.start_ps / PS_PER_UNIT)
-        ax.set(xlim=(0, longest), ylim=(len(ranks) - 0.4, -0.6), yticks=ranks)
-        ax.set_yticklabels([f"rank {rank}" for rank in ranks], fontsize=9)
-        ax.tick_params(axis="y", length=0)
-        ax.spines[["left", "top", "right"]].set_visible(False)
-        ax.set_title(name, loc="left", fontsize=10.5, color=INK)
-    axes[-1].set_xlabel("units of time: a forward takes one")
-    return finish(figure, narrow=False)
-
-
-def _work(ax: Axes, name: str, rank: int, start: float) -> None:
-    """Boxes of one action: `F 0 3`, `BW 0 3`, or a pair, `FB 0 3 1 2`."""
-    kind, *numbers = name.split()
-    if kind == "FB":
-        forward, backward = numbers[1], numbers[3]
-        _unit(ax, "F", forward, (start, rank), 3, top=True)
-        _unit(ax, "B", backward, (start, rank), 3, top=False)
-        return
-    for letter in kind:
-        _unit(ax, letter, numbers[1], (start, rank), 1)
-        start += 1
-
-
-def _unit(
-    ax: Axes,
-    kind: str,
-    number: str,
-    at: tuple[float, int],
-    length: int,
-    top: bool | None = None,
-) -> None:
-    """A box; `top` makes it the upper or the lower half of a pair."""
-    half = 0.8 if top is None else 0.4
-    y = at[1] - 0.4 + (0 if top in (None, True) else 0.4)
-    ax.add_patch(Rectangle((at[0], y), length, half, fc=WORK[kind], ec="white", lw=0.8))
-    ink = INK if kind == "F" else "white"
-    size = 7.5 if top is None else 6
-    ax.text(
-        at[0] + length / 2,
-        y + half / 2,
-        number,
-        color=ink,
-        ha="center",
-        va="center",
-        fontsize=size,
-    )
