@@ -115,6 +115,9 @@ def test_cost_prints_the_published_counts(capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["train", "--pp", "3"], "--pp 3 does not divide 4 ranks evenly"),
+        (["train", "--schedule", "zbv"], "--schedule zbv orders a pipeline: add"),
+        (["train", "--pp", "2", "--schedule", "x"], "one of 1f1b, zbv, dualpipev"),
         (["train", "tinny"], "unknown preset 'tinny'; there are: tiny,"),
         (["train", "deepseek_v3"], "deepseek_v3 is too large to train here"),
         (["train", "--ranks", "3"], "3 ranks cannot share 16 experts"),

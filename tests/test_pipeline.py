@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ register_pickle_by_value(sys.modules[__name__])
 
 NUM_MICRO, LENGTH = 4, 16
 CONFIG = replace(preset("tiny"), fp8=None)
+# With a balance loss as large as the other one: it cannot get lost unseen.
+SHARP = replace(CONFIG, moe=replace(CONFIG.moe, balance_loss=0.5))
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +35,26 @@ def clusters():
         yield {2: two, 4: four}
 
 
+@pytest.fixture(scope="module")
+def ran(clusters):
+    """A step of each kind, run once."""
+    return cache(
+        lambda schedule, ranks=4, pp=2: clusters[ranks].run(run, SHARP, pp, schedule)
+    )
+
+
+@pytest.fixture(scope="module")
+def tapes_of(clusters):
+    return cache(lambda name: [t for t, _ in clusters[4].run(recorded, name, CONFIG)])
+
+
 def batch(num: int = 8) -> torch.Tensor:
     generator = torch.Generator().manual_seed(5)
     return torch.randint(256, (num, LENGTH + 1), generator=generator)
 
 
 def skew(model: torch.nn.Module) -> None:
-    """Everyone chooses expert 3, nobody 8 to 15: the second rank of a stage gets none.
-
-    And the balance loss weighs enough that it cannot be lost unseen.
-    """
+    """Everyone chooses expert 3, nobody 8 to 15: a stage's second rank gets no row."""
     for module in model.modules():
         if hasattr(module, "update_bias"):
             module.bias[3] += 10.0
@@ -94,20 +107,12 @@ def plain(config: ModelConfig) -> tuple[list[float], dict, dict]:
     return [loss.next_token.item(), loss.balance.item()], gradients, loads
 
 
-def sharper(config: ModelConfig) -> ModelConfig:
-    """With a balance loss as large as the other one."""
-    return replace(config, moe=replace(config.moe, balance_loss=0.5))
-
-
 @pytest.mark.parametrize("schedule", KINDS)
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_loss_and_every_gradient_are_those_of_one_process(
-    clusters, schedule, num_ranks
-):
-    config = sharper(CONFIG)
-    losses, gradients, loads = plain(config)
+def test_loss_and_every_gradient_are_those_of_one_process(ran, schedule, num_ranks):
+    losses, gradients, loads = plain(SHARP)
     assert losses[1] > 0.5  # in the total, and in the gradients below
-    ranks = clusters[num_ranks].run(run, config, 2, schedule)
+    ranks = ran(schedule, num_ranks)
     found, counted = {}, {}
     for rank in ranks:
         found.update(rank["gradients"])
@@ -125,9 +130,9 @@ def test_loss_and_every_gradient_are_those_of_one_process(
     assert found["blocks.2.ffn.experts.gate_up"][3].any()
 
 
-def test_four_stages_of_one_rank_each(clusters):
-    losses, gradients, _ = plain(CONFIG)
-    ranks = clusters[4].run(run, CONFIG, 4, "1f1b")
+def test_four_stages_of_one_rank_each(ran):
+    losses, gradients, _ = plain(SHARP)
+    ranks = ran("1f1b", pp=4)
     for rank in ranks:
         for name, gradient in rank["gradients"].items():
             scale = gradients[name].abs().max().clamp(min=1e-3)
@@ -151,15 +156,12 @@ def test_with_fp8_a_pipeline_differs_by_no_more_than_rounding_does(clusters):
 
 
 @pytest.mark.parametrize("schedule", KINDS)
-def test_a_boundary_carries_states_and_one_balance_loss_there_and_back(
-    clusters, schedule
-):
+def test_a_boundary_carries_states_and_one_balance_loss_there_and_back(ran, schedule):
     """Per micro-batch: width numbers a position and one more, in FP32, each way."""
-    ranks = clusters[4].run(run, CONFIG, 2, schedule)
     positions = len(batch()) // 2 // NUM_MICRO * LENGTH
     message = 4 * (positions * CONFIG.d_model + 1)
     crossings = 1 if schedule == "1f1b" else 2  # of a V, also on its way back up
-    assert {rank["sent"] for rank in ranks} == {crossings * NUM_MICRO * message}
+    assert {rank["sent"] for rank in ran(schedule)} == {crossings * NUM_MICRO * message}
 
 
 def recorded(rank: int, schedule: str, config: ModelConfig):
@@ -182,8 +184,8 @@ def recorded(rank: int, schedule: str, config: ModelConfig):
 
 
 @pytest.mark.parametrize("schedule", KINDS)
-def test_a_recorded_step_plays_and_holds_each_message_once(clusters, schedule):
-    tapes = [tape for tape, _ in clusters[4].run(recorded, schedule, CONFIG)]
+def test_a_recorded_step_plays_and_holds_each_message_once(tapes_of, schedule):
+    tapes = tapes_of(schedule)
     timeline = replay(tapes, machines()["scaled_twin"])
     assert all(row.bubble_ps > 0 for row in timeline.summary())
     of = {kind: [] for kind in (Send, Receive, Collective)}
@@ -201,12 +203,11 @@ def test_a_recorded_step_plays_and_holds_each_message_once(clusters, schedule):
 
 
 @pytest.mark.parametrize("schedule", ["zbv", "dualpipev"])
-def test_a_split_backward_repeats_what_functions_of_our_own_do(clusters, schedule):
+def test_a_split_backward_repeats_what_functions_of_our_own_do(tapes_of, schedule):
     """torch asks such a function for both gradients in B, and in W for both again."""
     flops = {}
     for name in ("1f1b", schedule):
-        tapes = [tape for tape, _ in clusters[4].run(recorded, name, CONFIG)]
-        kernels = [r for t in tapes for r in t.records if type(r) is Kernel]
+        kernels = [r for t in tapes_of(name) for r in t.records if type(r) is Kernel]
         flops[name] = sum(kernel.flops for kernel in kernels)
     assert 1.0 < flops[schedule] / flops["1f1b"] < 1.35
 
