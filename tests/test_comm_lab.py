@@ -11,7 +11,6 @@ from tiny_lm.course.checks.comm.byte_table import byte_table
 from tiny_lm.course.checks.comm.ranks import gpus
 from tiny_lm.course.checks.comm.ring import ring_all_reduce
 from tiny_lm.course.checks.comm.ring_sizes import straight, task_5_1
-from tiny_lm.course.figures.collectives import ring_rounds, ring_states
 from tiny_lm.gpus import comm, mesh
 from tiny_lm.parallel.traffic import nodes_of_tokens
 
@@ -75,11 +74,3 @@ def test_the_table_is_made_of_the_packages_copies_and_bytes():
     home = torch.arange(64) // 8
     stays = (experts // 32 == home.view(64, 1, 1)).any(2)
     assert table.sum(1).tolist() == ((nodes - stays.long()).sum(1) * row).tolist()
-
-
-def test_the_picture_of_the_ring_ends_with_the_whole_sum():
-    states = ring_states(4)
-    assert states[3][0] == [[1, 4, 3, 2], [2, 1, 4, 3], [3, 2, 1, 4], [4, 3, 2, 1]]
-    assert states[-1][0] == [[4] * 4] * 4
-    assert all(len(new) == 4 for _, new in states[1:])
-    assert ring_rounds().narrow

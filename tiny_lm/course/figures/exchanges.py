@@ -4,7 +4,6 @@ Chapter: 05_comm
 """
 
 from collections.abc import Mapping, Sequence
-from math import cos, pi, sin
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -72,30 +71,6 @@ def _cell(ax: Axes, at: tuple[float, float], color: str, text: str) -> None:
     middle = at[0] + 0.47, at[1] + 0.4
     size = 8.5
     ax.text(*middle, text, ha="center", va="center", color=ink, fontsize=size)
-
-
-def ring(count: int = 4) -> Drawing:
-    """How does a sum go round? Twice, a part at a time: once to add, once to tell."""
-    figure, axes = blank(2.7, (-1.75, 1.75), (-2.05, 1.6), columns=2)
-    words = ("first round: add what comes", "second round: pass it on")
-    for ax, text in zip(axes, words, strict=True):
-        places = [
-            (sin(2 * pi * rank / count), cos(2 * pi * rank / count))
-            for rank in range(count)
-        ]
-        for rank, (x, y) in enumerate(places):
-            other = places[(rank + 1) % count]
-            start, end = (
-                (a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]))
-                for a, b, share in (
-                    (places[rank], other, 0.3),
-                    (places[rank], other, 0.7),
-                )
-            )
-            arrow(ax, start, end, COMM, 2.5)
-            box(ax, (x - 0.35, y - 0.2), (0.7, 0.4), f"rank {rank}", FAINT, 9)
-        ax.text(0, -1.8, text, ha="center", fontsize=10)
-    return finish(figure)
 
 
 def two_hops() -> Drawing:

@@ -1,6 +1,6 @@
 """Task 5.2: the bytes that each rank sends to each other, from the router's choices.
 
-Chapter: 05_comm/emulated_gpus
+Chapter: 05_comm/collectives
 Source: deepseek_v3, section 3.2.2
 """
 

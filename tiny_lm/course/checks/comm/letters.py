@@ -1,6 +1,6 @@
 """Messages between ranks that one process plays: for a check's own functions.
 
-Chapter: 05_comm/emulated_gpus
+Chapter: 05_comm/collectives
 Source: course
 
 As in `rehearsal`, a rank is played until it makes a call, and again from the start once

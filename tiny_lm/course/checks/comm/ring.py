@@ -1,6 +1,6 @@
 """Task 5.1: an all-reduce made of messages to the neighbours in a ring.
 
-Chapter: 05_comm/emulated_gpus
+Chapter: 05_comm/collectives
 Source: collective_cost
 """
 

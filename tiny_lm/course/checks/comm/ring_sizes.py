@@ -1,6 +1,6 @@
 """Task 5.1 on sizes that do not divide, and right answers in other styles.
 
-Chapter: 05_comm/emulated_gpus
+Chapter: 05_comm/collectives
 Source: course
 """
 
