@@ -104,7 +104,7 @@ def _adamw(
     )
 
 
-def _hold_weights(optimizer: Optimizer, model: LanguageModel) -> None:
+def _hold_weights(optimizer: Optimizer, model: LanguageModel | Share) -> None:
     if model.config.fp8 and model.config.fp8.masters != "fp32":
         fp8_recipes.hold_weights(optimizer, multiplied_in_fp8(model), model.config.fp8)
 
