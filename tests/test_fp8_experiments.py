@@ -14,7 +14,14 @@ from tiny_lm import data
 from tiny_lm.course.experiments import __main__ as command
 from tiny_lm.course.experiments import attentions, fp8_plan, plan
 from tiny_lm.course.experiments.corpus import Sources
-from tiny_lm.course.experiments.fp8_results import gaps, noise_floor, result, smooth
+from tiny_lm.course.experiments.fp8_results import (
+    branches,
+    floor_of,
+    gaps,
+    noise_floor,
+    result,
+    smooth,
+)
 from tiny_lm.course.experiments.fp8_training import (
     Wired,
     add_noise,
@@ -228,6 +235,27 @@ def test_every_arm_has_its_gap_and_noise_is_the_null_twin_s(recorded):
         null = record["gaps"][fp8_plan.NULL]["own"]
         assert record["noise_floor"]["own"] == pytest.approx(abs(null["mean"]))
     assert len(labels) == len(fp8_plan.arms("tiny")) - 1
+
+
+def test_the_longer_ladder_is_read_where_there_is_one(tmp_path):
+    with pytest.raises(ValueError, match="no record of fp8_branches"):
+        branches(tmp_path)
+    for name in ("fp8_branches_cpu", "fp8_branches"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"name": name}))
+        assert branches(tmp_path)["name"] == name
+
+
+def test_noise_is_what_noisy_twins_do_and_null_twins_without_them():
+    def gap(*each):
+        return {"own": {"each": list(each)}}
+
+    first, second = fp8_plan.NOISY
+    found = {fp8_plan.NULL: gap(0.05, 0.05), "other": gap(9.0)}
+    assert floor_of({"gaps": found}, "own") == pytest.approx(0.05)
+    found |= {first: gap(0.01, -0.01), second: gap(0.07, 0.07)}
+    assert floor_of({"gaps": found}, "own") == pytest.approx(0.05)
+    found[second] = gap(-0.01, 0.01)
+    assert floor_of({"gaps": found}, "own") == pytest.approx(0.01)
 
 
 def test_a_gap_is_a_loss_over_that_of_the_same_seed():

@@ -1,5 +1,6 @@
 """What a recipe makes of a gradient: error, its part that does not cancel, choices."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from tiny_lm.course.experiments import fp8_plan, gradients
 from tiny_lm.course.experiments.gradients import Gradient, compare, gradient, measure
+from tiny_lm.course.experiments.records import RESULTS
 from tiny_lm.model import LanguageModel
 
 TINY = fp8_plan.model("tiny")
@@ -66,3 +68,9 @@ def test_every_recipe_has_a_number_for_each_batch_and_measure():
         assert set(of_recipe) == set(gradients.MEASURES)
         assert all(len(each) == 3 for each in of_recipe.values())
         assert all(0 < error < 0.5 for error in of_recipe["error"])
+
+
+def test_the_recorded_noise_is_as_large_as_fp8_s_own_error():
+    record = json.loads((RESULTS / "fp8_gradients.json").read_text())
+    errors = record["gradients"][fp8_plan.FP8]["error"]
+    assert sum(errors) / len(errors) == pytest.approx(fp8_plan.NOISE, rel=0.1)

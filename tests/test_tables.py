@@ -47,3 +47,9 @@ def test_markdown_and_text_hold_the_same_rows():
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="4 columns, but a row of 2"):
         table([("a", 1)], COLUMNS, caption="x")
+
+
+def test_what_rounds_to_nothing_has_no_sign():
+    rows = [("a", -0.0004, 0.0004), ("b", -0.006, 0.006)]
+    shown = table(rows, {"": "", "gap": ".1%", "signed": "+.1%"}, caption="x")
+    assert shown.rows == [["a", "0.0%", "0.0%"], ["b", "-0.6%", "+0.6%"]]

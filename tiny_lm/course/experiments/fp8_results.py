@@ -5,20 +5,24 @@ Source: deepseek_v3, appendix B.1
 
 A *gap* is a loss over the loss of the FP32 run of the same seed, less one. The null
 twin's gaps are noise by construction, so their root mean square is the noise floor of
-the measure: gaps of that size say nothing.
+the measure: gaps of that size say nothing. Where a unit in the last place has no time
+to grow, in short branches, the noisy twins' are.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from statistics import fmean, stdev
 
-from tiny_lm.course.experiments.fp8_plan import NULL, PLAIN
+from tiny_lm.course.experiments.fp8_plan import NOISY, NULL, PLAIN
 from tiny_lm.course.experiments.plan import Experiment
-from tiny_lm.course.experiments.records import Record, Store, assemble
+from tiny_lm.course.experiments.records import RESULTS, Record, Store, assemble, read
 
 EMA = 0.9  # of the losses that are compared, as published
+
+BRANCHES = ("fp8_branches", "fp8_branches_cpu")  # of one question, the better first
 
 Gaps = dict[str, dict[str, list[float]]]  # by label and measure, one for each seed
 
@@ -46,6 +50,27 @@ def result(experiment: Experiment, store: Store) -> Record:
         },
         "noise_floor": noise_floor(found),
     }
+
+
+def branches(folder: Path = RESULTS) -> Record:
+    """The ladder as a GPU climbed it, or a CPU where no GPU has.
+
+    Raises:
+        ValueError: neither has been recorded.
+    """
+    name = next((n for n in BRANCHES if (folder / f"{n}.json").is_file()), BRANCHES[0])
+    return read(name, folder)
+
+
+def floor_of(record: Record, measure: str) -> float:
+    """What noise does to a gap: root mean square over twins, draws and seeds.
+
+    Noisy twins count where there are any, null twins otherwise.
+    """
+    found = record["gaps"]
+    twins = [label for label in NOISY if label in found] or [NULL]
+    each = [gap for label in twins for gap in found[label][measure]["each"]]
+    return math.sqrt(fmean(gap * gap for gap in each))
 
 
 def gaps(runs: Sequence[Record]) -> Gaps:

@@ -1,6 +1,6 @@
 """What each FP8 recipe makes of a gradient, at the same weights and the same batch.
 
-Chapter: 04_fp8
+Chapter: 04_fp8/training_in_fp8
 Source: course
 
 Two runs drift apart, and chance decides how far. Two gradients of one model do not: the

@@ -7,6 +7,7 @@ Plain HTML: it is there without JavaScript, is copied as text, and moves sideway
 its box where a phone is too narrow.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -103,4 +104,8 @@ def table(
 def _text(value: Any, format_spec: str) -> str:
     if value is None:
         return NOTHING
-    return value if isinstance(value, str) else format(value, format_spec)
+    if isinstance(value, str):
+        return value
+    text = format(value, format_spec)
+    # What rounds to nothing has no sign.
+    return text if re.search("[1-9]", text) else text.lstrip("+-")
