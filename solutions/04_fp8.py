@@ -21,7 +21,7 @@
 # At the end a model learns with your linear map, and you say how far it is from its twin in FP32.
 #
 # You need no other lab for it, only what a matrix product is.
-# The chapters [Numbers in eight bits](../chapters/04_fp8/eight_bits.md), [Scaling](../chapters/04_fp8/scaling.md) and [Adding up](../chapters/04_fp8/adding_up.md) tell the story behind the tasks.
+# The chapters [Numbers in eight bits](../chapters/04_fp8/eight_bits.md), [Scaling](../chapters/04_fp8/scaling.md), [Adding up](../chapters/04_fp8/adding_up.md) and [Training in FP8](../chapters/04_fp8/training_in_fp8.md) tell the story behind the tasks.
 #
 # **How a task works.** Replace the last line of the stub, run it, run the check below it.
 # `hint(1)`, `hint(2)` and `hint(3)` go from a nudge to almost the line; `show_solution()` shows ours once you have tried.
@@ -842,6 +842,7 @@ for name, multiply in (("FP32", None), ("yours", your_product), ("tiny_lm's", th
 # But *any* difference at the start leads to other losses later, whether it does harm or not.
 # So there is a third run, the *null twin*: FP32 again, and only its first weights are *nudged*, rounded once to eight bits before the first step.
 # First weights are drawn at random, and nobody would call these worse than the others.
+# (The chapter [Training in FP8](../chapters/04_fp8/training_in_fp8.md) has a smaller null twin, one last bit of each weight, and longer runs.)
 # How far the null twin strays is how far chance takes a run.
 
 
@@ -949,7 +950,7 @@ table(
 # ## What this exercise does not show
 #
 # It does not show that FP8 is harmless.
-# That takes many seeds and long runs, or a quieter way to measure, and it is a different question for each width of a model.
+# That takes many seeds and long runs, or a quieter way to measure, which [Training in FP8](../chapters/04_fp8/training_in_fp8.md) tries; and it is a different question for each width of a model.
 #
 # Nor does it show speed, or memory.
 # Your codes were turned into FP32 before they were multiplied, because a CPU has no products of codes; it took longer than FP32 does.
