@@ -6,7 +6,7 @@ Source: course
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, islice
 from math import prod
 from typing import Any
 
@@ -17,21 +17,25 @@ from tiny_lm.course.checks.case import Case
 from tiny_lm.course.checks.expect import difference, numbers, same, show
 from tiny_lm.course.checks.trial import Function, Trial, Trials
 
-LOOKED_AT = 8  # inputs of a task
+LOOKED_AT = 8  # inputs of a task on which an argument should matter
 EXACT = 1e-12  # two results of one function are the same, or are not
 NICE = [n / 2 for n in range(1, 49)]  # factors that a slip in a count may have
 
 
 def unused(here: Trial, function: Function, everywhere: Trials) -> str:
     """An argument that changes the reference's result and never the learner's."""
-    cases = [one for one in everywhere if _says_something(one)][:LOOKED_AT]
     if not isinstance(here.one, Case) or not _says_something(here):
         return ""
     for i, name in enumerate(here.task.arguments):
-        found = [_idle(one, function, i) for one in (here, *cases)]
-        if found[0] and False not in found:
+        if _idle(here, function, i) and _idle_elsewhere(everywhere, function, i):
             return f"Is `{name}` used? With another, the same comes out."
     return ""
+
+
+def _idle_elsewhere(everywhere: Trials, function: Function, i: int) -> bool:
+    """Whether it plays no part on other inputs either, where it should."""
+    told = (_idle(one, function, i) for one in everywhere if _says_something(one))
+    return all(islice((idle for idle in told if idle is not None), LOOKED_AT))
 
 
 def _idle(one: Trial, function: Function, i: int) -> bool | None:

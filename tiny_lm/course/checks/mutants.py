@@ -99,7 +99,8 @@ def mutants(reference: Callable[..., Any]) -> tuple[Mistake, ...]:
     for parent, field, index, node in _expressions(function):
         if _is_name(node, ast.Load) and node.id not in stored | known.keys():
             continue
-        for new, says in _changes(node, known):
+        changes = _changes(node, known, asked=isinstance(parent, ast.Compare))
+        for new, says in changes:
             _put(parent, field, index, new)
             found.append(Mistake(compiled(reference, ast.unparse(tree)), says))
         _put(parent, field, index, node)
@@ -134,7 +135,13 @@ def _put(parent: ast.AST, field: str, index: int | None, node: ast.expr) -> None
         getattr(parent, field)[index] = node
 
 
-def _changes(node: ast.expr, known: dict[str, str]) -> Iterator[Change]:
+def _changes(
+    node: ast.expr, known: dict[str, str], asked: bool = False
+) -> Iterator[Change]:
+    """What can stand there instead; `asked`: it is compared, and only yes or no counts.
+
+    There a root does what a clamp does, so no sentence would name what was done.
+    """
     if isinstance(node, ast.BinOp):
         yield from _operators(node, known)
     elif isinstance(node, ast.Call):
@@ -145,7 +152,7 @@ def _changes(node: ast.expr, known: dict[str, str]) -> Iterator[Change]:
         if not isinstance(node.operand, ast.Constant):
             yield node.operand, "A minus sign is missing."
     elif _is_name(node, ast.Load):
-        yield from _names(node, known)
+        yield from _names(node, known, asked)
 
 
 def _operators(node: ast.BinOp, known: dict[str, str]) -> Iterator[Change]:
@@ -262,9 +269,9 @@ def _comparisons(node: ast.Compare) -> Iterator[Change]:
         yield ast.Compare(node.comparators[0], node.ops, [node.left]), says
 
 
-def _names(node: ast.Name, known: dict[str, str]) -> Iterator[Change]:
+def _names(node: ast.Name, known: dict[str, str], asked: bool) -> Iterator[Change]:
     what = f"In one place `{node.id}`" if node.id in known else "Something"
-    if known.get(node.id, "Float") == "Float":
+    if known.get(node.id, "Float") == "Float" and not asked:
         for says, text in PASSED_THROUGH.items():
             yield _parsed(text.format(node.id)), f"{what} {says}."
     meant = f"`{node.id}`" if node.id in known else "another thing"

@@ -88,6 +88,8 @@ sizes = task_4_4.asks(
         "amax(dim=(1, 3)) => amax(dim=(0, 2))": "The largest was taken over the "
         "blocks, for each place in a block. It is taken over the places, for each "
         "block.",
+        "[:M, :K], scales => [:M, :K], scales.flatten()": "The scales stand in one "
+        "long line. They are (m, k): a row for each row of blocks.",
         "(0, -K % size, 0, -M % size) => (0, size - K % size, 0, size - M % size)": (
             "Where a side is a multiple of the size, a whole row of blocks of zeros "
             "was added. Add -K % size, which is then 0."
@@ -127,6 +129,15 @@ def bands(w, size):
 def turned_over(w, size):
     codes, scales = quantize_blocks(w, size)
     return codes, scales.T
+
+
+@sizes.mistake(
+    "There is a scale for each number. One for each block is kept: they are (m, k)."
+)
+def a_scale_for_each(w, size):
+    codes, scales = quantize_blocks(w, size)
+    each = scales.repeat_interleave(size, 0).repeat_interleave(size, 1)
+    return codes, each[: len(w), : w.shape[1]]
 
 
 @sizes.mistake(
@@ -172,6 +183,8 @@ task_4_4.asks(
         "added up before the largest was taken. It is the largest of single numbers.",
         "amax / 448) => amax)": "The largest became 1, so all numbers between 1 and "
         "448 stay unused. The scale is amax / 448.",
+        "amax / 448) => (amax / 448).log2().ceil().exp2())": "The scales were rounded "
+        "up to powers of two. Here they are amax / 448 as it is.",
         "values = blocks / scales[:, None, :, None] => values = blocks": "These are "
         "codes of the numbers as they came. Divide by the scale first.",
         "values = blocks / scales[:, None, :, None] => values = (blocks / "

@@ -195,6 +195,8 @@ task_4_1.asks(
         "share * 2.0 ** (1 - bias) => share * 2.0 ** (0 - bias)": "Without the leading "
         "1 the power was −bias. It stays at 1 − bias, so that the steps go on as wide "
         "as those of field 1.",
+        "share * 2.0 ** (1 - bias) => share * 2.0 ** (2 - bias)": "Without the leading "
+        "1 the power was 2 − bias, one too high: it is that of field 1.",
         "share * 2.0 ** (1 - bias) => (1 + share) * 2.0 ** (1 - bias)": "The power of "
         "field 0 is right, but a leading 1 was added. There is none.",
         "share * 2.0 ** (1 - bias) => (bits & (2**fraction_bits - 1)) * 2.0 ** (1 - "

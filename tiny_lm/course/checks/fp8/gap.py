@@ -115,8 +115,8 @@ task_4_8.asks(
         'smoothed("nudged", seed) => smoothed("fp32", seed)': "FP32 was compared with "
         "itself. Its gap to its own copy says nothing: that of the nudged run does.",
         'smoothed("nudged", seed) => smoothed("fp32", seed + 1)': "An FP32 run with "
-        "another seed stands where the nudged one belongs: it differs in far more than "
-        "a last bit.",
+        "another seed stands where the nudged one belongs: it differs in "
+        "far more than one rounding of its first weights.",
         'smoothed("fp32", seed) => smoothed("nudged", seed)': "The nudged run served "
         "as the twin. Both are compared with the FP32 run.",
         "return fp8 / twin - 1, nudged / twin - 1 => "
@@ -125,6 +125,9 @@ task_4_8.asks(
         "return fp8 / twin - 1, nudged / twin - 1 => "
         "return (fp8 / twin - 1).mean(), (nudged / twin - 1).mean()": "The steps were "
         "averaged. Both gaps have a number for each step.",
+        "return fp8 / twin - 1, nudged / twin - 1 => "
+        "return (fp8 / twin - 1)[1:], (nudged / twin - 1)[1:]": "The first step is "
+        "missing. Both gaps have a number for each step.",
         "return fp8 / twin - 1, nudged / twin - 1 => "
         'return fp8 / twin - 1, nudged / smoothed("fp32", seed) - 1': "FP32 was "
         "trained twice with one seed, which gives the same losses twice.",
@@ -158,6 +161,9 @@ task_4_8.asks(
         "return fp8 / twin - 1, nudged / twin - 1 => "
         "return fp8 / twin - nudged / twin, nudged / twin - 1": "The null gap was "
         "taken off. They are two answers: how far FP8 is, and how far chance.",
+        "return fp8 / twin - 1, nudged / twin - 1 => "
+        "return fp8 / twin - 1, 0 * nudged": "The second gap is 0 at every step. The "
+        "nudged run does stray from its twin, and how far is what is asked.",
         "return fp8 / twin - 1, nudged / twin - 1 => "
         "return 1 - fp8 / twin, 1 - nudged / twin": "The sign is turned round: a loss "
         "above the twin's is a gap above 0.",
@@ -198,6 +204,13 @@ task_4_8.asks(
         'twin = smoothed("fp32", seed) => twin = train("fp32", seed)': "The twin's "
         "losses were left as they jump. All three runs are smoothed.",
         "means = [losses[0]] => means = [(1 - keep) * losses[0]]": FROM_ZERO,
+        "return fp8 / twin - 1, nudged / twin - 1 => "
+        "return (fp8 - twin) / twin[0], (nudged - twin) / twin[0]": "All steps were "
+        "divided by the twin's first loss. The measure of each step is the twin's loss "
+        "at that step.",
+        "losses = train(products, seed) => losses = train(products, seed).flip(0) ;; "
+        "return torch.stack(means) => return torch.stack(means).flip(0)": "The losses "
+        "were smoothed from the last to the first. A mean knows the steps before it.",
         "keep * means[-1] + (1 - keep) * loss => keep * means[-1] + loss": FROM_ZERO,
         "means.append(keep * means[-1] + (1 - keep) * loss) => "
         "means.append(keep * losses[len(means) - 1] + (1 - keep) * loss)": "Only two "

@@ -73,6 +73,9 @@ task_4_2.asks(
         "torch.inf, x)": INFINITE,
         "x.clamp(-largest, largest) => torch.where(x.isinf(), torch.nan, x)."
         "clamp(-largest, largest)": INFINITE,
+        "x.clamp(-largest, largest) => torch.where(x.isinf(), x, x.clamp(-largest, "
+        "largest))": "Infinity was left as it is. It is too large as well, and becomes "
+        "the largest number.",
         "x.clamp(-largest, largest) => torch.where(x.abs() > largest, 0.0, x)": "What "
         "is too large became 0. It becomes the largest.",
         "x.clamp(-largest, largest) => x.nan_to_num(0.0).clamp(-largest, largest)": (

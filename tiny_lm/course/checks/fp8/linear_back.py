@@ -105,6 +105,9 @@ task_4_6.asks(
         "in_tiles(grad.mT, size) @ by => grad.mT @ by": "What came back was left in "
         "FP32 in the gradient by weight. It is rounded here too, along the tokens.",
         "in_tiles(grad.mT, size) @ by => in_tiles(grad, size).mT @ by": GRADIENT_ROWS,
+        "return grad_x, grad_weight => return grad_x, grad_weight / len(grad)": "The "
+        "gradient by weight was divided by the number of tokens. It is a sum over "
+        "them; where a loss is a mean, grad has been divided already.",
         "by_token = in_tiles(x.mT, size) => by_token = x.mT": X_ROWS,
         "by_token = in_tiles(x.mT, size) => by_token = in_tiles(x, size).mT": X_ROWS,
         "in_tiles(grad.mT, size) @ by => in_tiles(grad, size).mT @ by ;; "

@@ -27,6 +27,9 @@ task_4_1.asks(
         "torch.nan).masked_fill(highest & (share == 0), torch.inf)": LIKE_E5M2,
         "return values.masked_fill(highest & full, torch.nan) => return values": "480 "
         "is no number of E4M3: where all bits but the sign are 1 stands NaN.",
+        "highest = e == 2**exponent_bits - 1 => return values": "No code was kept for "
+        "what is no number. In E4M3 that is the full byte of each sign, NaN; in E5M2 "
+        "all with a full exponent field, which are NaN or infinity.",
         "masked_fill(highest & full, torch.nan) => masked_fill(highest & full, "
         "torch.inf)": "E4M3 has no infinity. The full byte is NaN.",
         "masked_fill(highest & full, torch.nan) => masked_fill(highest & full & "
@@ -57,6 +60,9 @@ task_4_1.asks(
         "(1 - bias) => (1 - 7)": "The power of the smallest numbers stands there as a "
         "number. It follows from the bias, which is another in E5M2.",
         "sign * torch.inf => torch.inf": "Infinity has lost its sign.",
+        "values = values.masked_fill(highest & (share > 0), torch.nan) => values = "
+        "values ;; highest & (share == 0), => highest,": "All of these became "
+        "infinity. With a full exponent field only the fraction 0 is; others are NaN.",
         "(share > 0), torch.nan) => (share > 2), torch.nan)": "With a full exponent "
         "field and a fraction that is not 0 a code of E5M2 is NaN.",
         "return torch.where(highest & (share == 0), sign * torch.inf, values) => "

@@ -105,7 +105,8 @@ task_4_2.asks(
         "(x / step).round() => (x / step).ceil()": "Everything was rounded up. It goes "
         "to the nearest number, above or below.",
         "(x / step).round() => 2 * (x / step / 2).round()": "All counts of steps are "
-        "even. That choice is for middles alone.",
+        "even, so the steps are twice as wide as they should be. Of two neighbours the "
+        "even one is taken at a middle, and nowhere else.",
         "2.0 ** (power - fraction_bits) => 2.0 ** power": "Between two powers of two "
         "there are 2**fraction_bits steps, not one.",
         "2.0 ** (power - fraction_bits) => 2.0**power / fraction_bits": "Three bits "

@@ -171,6 +171,10 @@ task_4_5.asks(
         "sums = x @ w.mT => sums = (x @ w.mT).to(torch.float8_e4m3fn).float()": (
             EIGHT_BITS
         ),
+        "total + scales * sums => "
+        "total + (scales * sums).to(torch.float8_e4m3fn).float()": "The sum of a block "
+        "was rounded to E4M3 once its scales were in. Nothing is rounded but what goes "
+        "into a product.",
         "return total => return total.clamp(-448, 448).to(torch.float8_e4m3fn).float()"
         "": "The result was rounded to E4M3. Only what goes into a product is.",
     },
@@ -203,6 +207,15 @@ task_4_5.asks(
         "total + scales * sums => total + sums ;; return total => "
         "return x_scales[:, :1] * of_rows[:, 0] * total": "The scales were multiplied "
         "in once, at the end, with those of the first block. Every block has its own.",
+        "total + scales * sums => total + sums ;; return total => "
+        "return x_scales.mean(1, keepdim=True) * of_rows.mean(1) * total": "The scales "
+        "were multiplied in once, at the end, as means over the blocks. Every block "
+        "has its own.",
+        "x_scales[:, block, None] * of_rows[:, block] => "
+        "x_scales.amax(1, keepdim=True) * of_rows.amax(1)": "Every block got the "
+        "largest scales of all. Each has its own.",
+        "* of_rows[:, block] => * of_rows[:, block - 1]": "Every block got the scales "
+        "that a neighbour of it has in w.",
         "x_scales[:, block, None] => x_scales[:, 0, None]": "Every block got the first "
         "scale of its row of x.",
         "* of_rows[:, block] => * of_rows[:, 0]": "Every block got the first scale of "

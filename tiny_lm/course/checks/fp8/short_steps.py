@@ -112,6 +112,9 @@ task_4_7.asks(
         ),
         "            held = torch.zeros(())\n => ": "The accumulator was not emptied, "
         "so it was added again later.",
+        "return total + held => whole = total + held\n    return cut(whole, "
+        "exponent_of(whole))": "The whole sum was cut to 13 fraction bits at the end. "
+        "What was promoted is FP32, and so is the result.",
         "return total + held => return held": "What was moved to FP32 is missing.",
         "total = total + held => total = held": "The FP32 sum was overwritten. The "
         "accumulator is added to it.",
@@ -141,6 +144,11 @@ task_4_7.asks(
             (1100, 32, 0.5),
         )
     ],
+    mistakes={
+        "range(0, len(products), 32) => range(0, len(products), 16) ;; "
+        "slice(start, start + 32) => slice(start, start + 16) ;; "
+        "(start + 32) % => (start + 16) %": "A step took 16 products. It takes 32.",
+    },
 )
 
 

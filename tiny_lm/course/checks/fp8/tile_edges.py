@@ -60,7 +60,7 @@ FLOOR = (
 task_4_3.asks(
     "small numbers are scaled like any others",
     case([[3e-7, -1e-7, 2e-8, 5e-8]], 4, note="gradients can be this small"),
-    case([[1e-10, 7e-11]], 2),
+    case([[1e-10, 6.81e-11]], 2),
     otherwise=FLOOR,
     mistakes={
         "amax == 0, 1.0, amax / 448) => amax < 1e-6, 1.0, amax / 448)": (
@@ -69,6 +69,7 @@ task_4_3.asks(
         ),
         "torch.where(amax == 0, 1.0, amax / 448) => amax.clamp(min=1e-4) / 448": FLOOR,
         "torch.where(amax == 0, 1.0, amax / 448) => (amax + 1e-8) / 448": FLOOR,
+        "torch.where(amax == 0, 1.0, amax / 448) => (amax + 1e-12) / 448": FLOOR,
         "torch.where(amax == 0, 1.0, amax / 448) => (amax / 448).clamp(min=1e-8)": (
             FLOOR
         ),

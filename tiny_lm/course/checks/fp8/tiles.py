@@ -105,6 +105,23 @@ def down_the_columns(x, width):
     return codes.T, scales.T
 
 
+@sizes.mistake(
+    "The numbers were cut in reading order, row after row, and the scales stand in one "
+    "long line. Each row is cut for itself, and scales are (N, tiles)."
+)
+def in_one_line(x, width):
+    codes, scales = quantize_tiles(x.reshape(1, -1), width)
+    return codes.view(x.shape), scales[0]
+
+
+@sizes.mistake(
+    "There is a scale for each number. One for each tile is kept: they are (N, tiles)."
+)
+def a_scale_for_each(x, width):
+    codes, scales = quantize_tiles(x, width)
+    return codes, scales.repeat_interleave(width, dim=1)[:, : x.shape[1]]
+
+
 UPSIDE_DOWN = (
     "This is what comes out when the scale is used upside down. Which of x / scale and "
     "x * scale takes the largest number to 448?"
