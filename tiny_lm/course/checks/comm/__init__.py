@@ -5,11 +5,17 @@ Source: course
 """
 
 from tiny_lm.course.checks.comm.byte_table import task_5_2
+from tiny_lm.course.checks.comm.combine_back import task_5_4
+from tiny_lm.course.checks.comm.dispatch_ways import task_5_3
 from tiny_lm.course.checks.comm.ranks import gpus
 from tiny_lm.course.checks.comm.ring_sizes import task_5_1
+from tiny_lm.course.checks.comm.wire_edges import task_5_5
 
 __all__ = [
     "gpus",
     "task_5_1",
     "task_5_2",
+    "task_5_3",
+    "task_5_4",
+    "task_5_5",
 ]
