@@ -1,4 +1,4 @@
-"""ZeRO-1: the same steps, from states that are kept once over all ranks."""
+"""ZeRO-1: the same steps, from states kept once over all ranks; torch's own beside."""
 
 import sys
 from dataclasses import replace
@@ -7,19 +7,26 @@ import pytest
 import torch
 from cloudpickle import register_pickle_by_value
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tiny_lm.config import ModelConfig, TrainConfig, preset
+from tiny_lm.costs import FP32_RECIPE
 from tiny_lm.gpus import comm, mesh
 from tiny_lm.gpus.launch import Cluster
 from tiny_lm.gpus.mesh import Group
-from tiny_lm.model import is_expert
+from tiny_lm.job import Job
+from tiny_lm.layout import Layout
+from tiny_lm.model import LanguageModel, is_expert
 from tiny_lm.parallel import shard
 from tiny_lm.parallel.buckets import flatten, slice_length
+from tiny_lm.parallel.holdings import Copies, held_bytes, sent_bytes
 from tiny_lm.parallel.zero import ShardedOptimizer, cut, state_bytes
+from tiny_lm.replay import specs
 from tiny_lm.step import (
     build_model,
     build_optimizer,
     build_sharded_optimizer,
+    build_worker,
     train_step,
 )
 
@@ -212,7 +219,7 @@ def _train(rank: int, config: ModelConfig, sharded: bool, clip: float) -> tuple:
     return told, {name: value.clone() for name, value in state.items()}
 
 
-@pytest.mark.parametrize("fp8", [{}, {"masters": "bf16"}, {"masters": "fp8"}])
+@pytest.mark.parametrize("fp8", [{}, {"masters": "fp8"}])
 def test_two_ranks_learn_bit_for_bit_what_they_do_without(two, fp8):
     # Two numbers have one sum; nothing is clipped, for lengths are summed elsewhere.
     plain, sharded = (
@@ -234,21 +241,121 @@ def test_one_rank_and_four_learn_the_same(four):
             assert (found[name] - weight).abs().mean() < 1e-6, name
 
 
-def _sent(rank: int) -> tuple[dict, dict, int]:
+def _sent(rank: int) -> tuple[int, dict, dict, int, int]:
+    """Of one step: states, bytes and calls by kind, shared and experts' numbers."""
     group = mesh.world()
     model = build_model(_config(), group, seed=1)
     optimizer = build_sharded_optimizer(model, TRAINING, group)
     with comm.metering() as meter:
         train_step(model, optimizer, _tokens(group, 0), group, 1.0, optimizer)
     shared = shard.shared_parameters(model, is_expert).values()
-    return dict(meter.num_bytes), dict(meter.calls), sum(p.nbytes for p in shared)
+    numbers = sum(p.numel() for p in shared)
+    experts = sum(p.numel() for p in shard.expert_parameters(model, is_expert))
+    states = state_bytes(optimizer)
+    return states, dict(meter.num_bytes), dict(meter.calls), numbers, experts
 
 
-def test_it_sends_what_an_all_reduce_of_the_gradients_would(two, four):
+def test_it_holds_and_sends_what_the_closed_forms_say(two, four):
     for cluster in (two, four):
         size = cluster.world_size
-        for sent, calls, num_bytes in cluster.run(_sent):
-            half = (size - 1) * num_bytes // size
-            assert sent["reduce_scatter"] == sent["all_gather"] == half
+        for states, sent, calls, shared, experts in cluster.run(_sent):
+            copies = Copies(shared, size)
+            held = held_bytes([copies, Copies(experts, 1)], FP32_RECIPE, 1)
+            assert states == held["optimizer"]
+            assert sent["reduce_scatter"] == sent["all_gather"]
+            both = sent["reduce_scatter"] + sent["all_gather"]
+            assert both == sent_bytes(copies, 1, weight=4, gradient=4)
+            assert both == sent_bytes(copies, 0, weight=4, gradient=4)  # all-reduce
             assert calls["reduce_scatter"] == calls["all_gather"] > 1
             assert calls["all_reduce"] == 1  # losses, loads and lengths
+
+
+def _recorded(rank: int) -> tuple:
+    job = Job(config=_config(), training=TRAINING, ranks=2, layout=Layout(zero=True))
+    worker = build_worker(job, mesh.world(), "cpu")
+    worker.step(_tokens(worker.group, 0))
+    return worker.record(_tokens(worker.group, 1))
+
+
+def test_a_worker_records_the_same_step_from_the_same_seed(two):
+    runs = [two.run(_recorded) for _ in range(2)]
+    first, again = (specs.emulate(tape for _, tape in run) for run in runs)
+    assert first == again
+    assert first["scaled_twin"]["hidden_comm_ms"] > 0
+    assert runs[0][0][0]["loss"] == runs[1][0][0]["loss"]
+
+
+class Whole(nn.Module):
+    """The loss as a forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model.loss(tokens).total
+
+
+def _batches() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(256, (3, 8, 33), generator=generator)
+
+
+def _theirs(model: LanguageModel, rank: int, size: int) -> list[float]:
+    # Importing it warns, which tests do not allow; ranks do.
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    ddp = DistributedDataParallel(Whole(model))
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    optimizer = ZeroRedundancyOptimizer(
+        [{"params": vectors, "weight_decay": 0.0}],
+        optimizer_class=torch.optim.AdamW,
+        lr=TRAINING.lr,
+        betas=TRAINING.betas,
+        weight_decay=TRAINING.weight_decay,
+    )
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    optimizer.add_param_group({"params": matrices})
+    norms = []
+    for batch in _batches():
+        ddp(batch.chunk(size)[rank]).backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        norms.append(norm.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    return norms
+
+
+def _ours(model: LanguageModel) -> list[float]:
+    group = mesh.world()
+    optimizer = build_sharded_optimizer(model, TRAINING, group)
+    return [
+        train_step(
+            model,
+            optimizer,
+            batch.chunk(group.size)[group.rank],
+            group,
+            0.5,
+            optimizer,
+        )["grad_norm"]
+        for batch in _batches()
+    ]
+
+
+def _both(rank: int, config: ModelConfig) -> tuple[list, list, float]:
+    group = mesh.world()
+    mine, other = (build_model(config, group, seed=4) for _ in range(2))
+    norms = _ours(mine), _theirs(other, group.rank, group.size)
+    pairs = zip(mine.parameters(), other.parameters(), strict=True)
+    return *norms, max((a - b).abs().mean().item() for a, b in pairs)
+
+
+def test_a_dense_model_learns_as_with_torchs_own(two, four):
+    for cluster in (two, four):
+        for norms, theirs, apart in cluster.run(_both, _dense()):
+            assert norms == pytest.approx(theirs, rel=1e-5)
+            assert apart < 1e-6
+
+
+def _dense() -> ModelConfig:
+    return replace(preset("tiny_dense"), num_layers=2, num_dense_layers=2)
