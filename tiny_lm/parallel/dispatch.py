@@ -21,8 +21,8 @@ token, or none.
 Each of these transfers is started and waited for apart: `dispatch` and `combine` wait
 at once, and `overlap` lets another micro-batch compute in between.
 
-A token with two experts on the same rank is sent there twice. DeepSeek-V3 sends it
-once to a node and copies it there, which is what its limit of four nodes a token buys.
+A token with two experts on the same rank is sent there twice. `two_hop` sends it once
+to a node and copies it there, which is what the router's limit of groups buys.
 """
 
 from collections.abc import Callable, Sequence
