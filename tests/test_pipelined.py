@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -27,6 +28,17 @@ TRAINING = TrainConfig(
 def four():
     with Cluster(4) as gpus:
         yield gpus
+
+
+@pytest.fixture(scope="module")
+def ran(four):
+    """Three steps in each layout, run once."""
+    return cache(lambda layout: four.run(few_steps, layout))
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict:
+    return few_steps(0, Layout())
 
 
 def text() -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,9 +77,8 @@ def few_steps(rank: int, layout: Layout, config=CONFIG) -> dict:
     [*(Layout(pp=2, schedule=name) for name in STAGES_A_RANK), Layout(pp=4)],
     ids=lambda layout: f"{layout.pp} {layout.order}",
 )
-def test_steps_weights_and_biases_are_those_of_a_plain_run(four, layout):
-    plain = few_steps(0, Layout())
-    ranks = four.run(few_steps, layout)
+def test_steps_weights_and_biases_are_those_of_a_plain_run(ran, plain, layout):
+    ranks = ran(layout)
     for rank in ranks:
         assert rank["val_loss"] == pytest.approx(plain["val_loss"], abs=1e-5)
         for found, wanted in zip(rank["metrics"], plain["metrics"], strict=True):
@@ -87,13 +98,14 @@ def test_steps_weights_and_biases_are_those_of_a_plain_run(four, layout):
         assert torch.equal(ranks[0]["state"][name], plain["state"][name])
 
 
-def test_the_emulated_step_has_a_bubble_and_is_the_same_twice(four):
+def test_the_emulated_step_has_a_bubble_and_is_the_same_twice(four, ran):
+    pipelined = Layout(pp=2, schedule="zbv")
     first, again = (
-        specs.emulate([r["tape"] for r in four.run(few_steps, Layout(pp=2))])
-        for _ in range(2)
+        specs.emulate([rank["tape"] for rank in ranks])
+        for ranks in (ran(pipelined), four.run(few_steps, pipelined))
     )
     assert first == again
-    plain = specs.emulate([r["tape"] for r in four.run(few_steps, Layout())])
+    plain = specs.emulate([rank["tape"] for rank in ran(Layout())])
     for name, times in first.items():
         assert times["bubble_ms"] > 2 * plain[name]["bubble_ms"]
 
