@@ -1,6 +1,6 @@
 """Pictures of lab 5's pipelines: what each rank does when, and when it waits.
 
-Chapter: 05_comm/slower_link
+Chapter: 05_comm/pipelines
 Source: course
 """
 

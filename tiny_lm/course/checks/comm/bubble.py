@@ -1,6 +1,6 @@
 """Task 5.8: what any pipeline schedule wastes in time, and takes in memory.
 
-Chapter: 05_comm/slower_link
+Chapter: 05_comm/pipelines
 Source: zero_bubble
 """
 

@@ -1,6 +1,6 @@
 """Task 5.8 ends: published schedules, and right answers in other styles.
 
-Chapter: 05_comm/slower_link
+Chapter: 05_comm/pipelines
 Source: course
 """
 

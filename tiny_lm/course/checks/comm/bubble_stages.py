@@ -1,6 +1,6 @@
 """Task 5.8 goes on: what is held, halves of a backward, several stages on a rank.
 
-Chapter: 05_comm/slower_link
+Chapter: 05_comm/pipelines
 Source: zero_bubble
 """
 

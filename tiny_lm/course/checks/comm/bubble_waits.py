@@ -1,6 +1,6 @@
 """Task 5.8 goes on: who waits for whom, and what is left of the step.
 
-Chapter: 05_comm/slower_link
+Chapter: 05_comm/pipelines
 Source: zero_bubble
 """
 

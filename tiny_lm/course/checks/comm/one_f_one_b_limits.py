@@ -1,6 +1,6 @@
 """Task 5.7 goes on: memory, waiting, other numbers, and right answers in other styles.
 
-Chapter: 05_comm/slower_link
+Chapter: 05_comm/pipelines
 Source: zero_bubble; deepseek_v3, section 3.2.1
 """
 

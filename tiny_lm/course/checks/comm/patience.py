@@ -1,6 +1,6 @@
 """An end to loops that have none, so that a check always comes to a result.
 
-Chapter: 05_comm/slower_link
+Chapter: 05_comm/pipelines
 Source: course
 """
 

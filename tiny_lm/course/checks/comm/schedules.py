@@ -1,6 +1,6 @@
 """Pipeline schedules of the checks: played in units of time, and in words.
 
-Chapter: 05_comm/slower_link
+Chapter: 05_comm/pipelines
 Source: zero_bubble
 
 An action is (kind, stage, micro-batch), and a schedule has a list of them for each
