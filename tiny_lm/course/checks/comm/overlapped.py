@@ -45,8 +45,10 @@ class DrawnTask(Task):
             super().__call__(function)
         except CheckFailed:
             found = picture()
-            if found and "IPython" in sys.modules:
-                sys.modules["IPython"].display.display(found)
+            if found and "IPython" in sys.modules:  # in a notebook
+                from IPython.display import display
+
+                display(found)
             raise
 
 
