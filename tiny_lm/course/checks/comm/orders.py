@@ -213,4 +213,6 @@ def score(timeline: Timeline, calls: tuple[Call, ...]) -> str:
     if share >= ENOUGH:
         return GOAL
     gap = hidden.longest_gap(timeline, calls)
-    return f"{100 * share:.0f} % of the all-to-all time is hidden.\n{gap or ''}".rstrip()
+    return (
+        f"{100 * share:.0f} % of the all-to-all time is hidden.\n{gap or ''}".rstrip()
+    )
