@@ -108,7 +108,7 @@ def _tell_circle(board: Board, circle: list[int]) -> str:
     waiting = _ranks(sorted(circle)).capitalize()
     return (
         f"{waiting} wait for one another in a circle, so none of them can go on.\n"
-        f"{', '.join(each).capitalize()}. {lesson}".strip()
+        f"{', '.join(each).capitalize()}.\n{lesson}".strip()
     )
 
 

@@ -27,9 +27,9 @@ def byte_table(
     copies = F.one_hot(place, num_places).amax(dim=2)
     rows = copies.sum(dim=1)
     own = torch.arange(num_ranks) // ranks_per_place
-    rows[torch.arange(num_ranks), own] = 0
+    leaves = own.unsqueeze(1) != torch.arange(num_places)
     row_bytes = width + 4 * (width // 128) if fp8 else 2 * width
-    return rows * row_bytes
+    return rows * leaves * row_bytes
 
 
 task_5_2 = Task(
@@ -86,6 +86,10 @@ NODES = (
     "experts 0 to 3 live on node 0 (ranks 0 and 1), 4 to 7 on node 1 (ranks 2 and 3)"
 )
 SCALES = "width + 4 * (width // 128) if fp8"
+FLOATS = (
+    "Bytes are whole numbers, and these are floats. `/` makes floats, and so does "
+    "torch.zeros without a dtype: use //, and dtype=torch.int64."
+)
 BALANCED = (
     "Every rank is taken to get as much as every other: the choices were not looked at "
     "one by one. Routers are never so even, and the fullest port decides the time."
@@ -96,14 +100,17 @@ where = task_5_2.asks(
     case(HERE, 8, 128, False, 1, note=f"places are ranks of two experts; {WHOLE}"),
     otherwise="Which tokens of rank 0 have a choice on rank 1? Count those by hand.",
     mistakes={
-        "return rows * row_bytes => return (rows * row_bytes).T": "Rows and columns "
-        "have changed places: row r is what rank r sends.",
-        "    rows[torch.arange(num_ranks), own] = 0\n => ": "What a rank has for "
+        "rows * leaves * row_bytes => rows * leaves * float(row_bytes)": FLOATS,
+        "return rows * leaves * row_bytes => "
+        "return (rows * leaves * row_bytes).T": "Rows and columns have changed places: "
+        "row r is what rank r sends.",
+        "rows * leaves * row_bytes => rows * row_bytes": "What a rank has for "
         "itself is in the table. It never leaves the GPU.",
         "experts // (num_experts // num_places) => experts % num_places": "Experts "
         "were dealt out in turn. Neighbours live together: the first num_experts // "
         "places at place 0, and so on.",
-        "rows * row_bytes => rows": "These are copies. Each has its bytes.",
+        "rows * leaves * row_bytes => rows * leaves": "These are copies. Each has its "
+        "bytes.",
         "copies.sum(dim=1) => copies.amax(dim=1)": "Tokens were counted once, all "
         "together. Each that goes there is a copy.",
         "own = torch.arange(num_ranks) // ranks_per_place => "
@@ -172,6 +179,9 @@ task_5_2.asks(
     case(HERE, 8, 256, False, 1, note="width 256 in BF16: 512 bytes"),
     otherwise="256 codes of 1 byte and 2 scales of 4 bytes are 264 bytes.",
     mistakes={
+        "4 * (width // 128) => 4 * (width / 128)": FLOATS,
+        "4 * (width // 128) => 4 * 128": "128 scales were counted. There is one for "
+        "128 numbers, so width // 128 of them.",
         f"{SCALES} => width if fp8": "The scales were forgotten. Without them the "
         "codes mean nothing: they travel along, 4 bytes for each 128 numbers.",
         f"{SCALES} => width + width // 128 if fp8": "A scale has 4 bytes, not 1.",
