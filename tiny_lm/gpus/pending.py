@@ -1,6 +1,6 @@
 """A collective that is under way: start it now, wait for it later.
 
-Chapter: 05_comm
+Chapter: 05_comm/hiding
 Source: torch_distributed
 
 What a rank computes between the start and `wait()` runs beside the transfer. That is

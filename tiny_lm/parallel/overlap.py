@@ -1,6 +1,6 @@
 """Two micro-batches that alternate: while the rows of one travel, the other computes.
 
-Chapter: 05_comm
+Chapter: 05_comm/hiding
 Source: deepseek_v3, section 3.2.1; dualpipe
 
 Cut at its transfers, a model is a chain of stretches that compute:

@@ -1,6 +1,6 @@
 """How much of the exchanges between experts a step hides, and how much it could.
 
-Chapter: 05_comm
+Chapter: 05_comm/hiding
 Source: course
 
 A rank computes for K and its exchanges take C. Of C at most what runs beside a kernel
