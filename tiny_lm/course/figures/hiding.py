@@ -51,7 +51,7 @@ def turns(rows: Mapping[str, Sequence[tuple[str, int]]]) -> Drawing:
 
 
 def _of_micro(name: str) -> str:
-    return COLORS["moe"] if name.endswith("a") else COLORS["mla"]
+    return {"a": COLORS["moe"], "b": COLORS["mla"]}.get(name[-1], GREY)
 
 
 def layer(
@@ -70,7 +70,7 @@ def layer(
         inside = [s for s in spans if _belongs(s, name, backward)]
         start, end = min(s.start_ps for s in inside), max(s.end_ps for s in inside)
         longest = max(longest, (end - start) / PS_PER_MS)
-        for span in spans:
+        for span in _joined(spans):
             if span.end_ps > start and span.start_ps < end:
                 _bar(ax, span, 2 * place, start, end)
         labels += [f"{label}: compute", "exchanges"]
@@ -81,7 +81,7 @@ def layer(
     colors = {"attention and the rest": GREY, "experts": COLORS["moe"]}
     for number, (word, color) in enumerate(colors.items()):
         ax.text(
-            0.01 + 0.42 * number,
+            0.01 + 0.65 * number,
             1.02,
             word,
             color=color,
@@ -97,30 +97,47 @@ def _belongs(span: Span, name: str, backward: bool) -> bool:
     )
 
 
+def _of_experts(span: Span) -> bool:
+    return any(part in span.name for part in EXPERTS)
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    """Kernels of one colour that follow each other without a pause, as one."""
+    joined: list[Span] = []
+    for span in spans:
+        last = joined[-1] if joined else span
+        alike = last.kind == span.kind == KERNEL
+        alike = alike and _of_experts(last) is _of_experts(span)
+        if joined and alike and span.start_ps == last.end_ps:
+            joined[-1] = last._replace(end_ps=span.end_ps)
+        else:
+            joined.append(span)
+    return joined
+
+
 def _bar(ax: Axes, span: Span, row: int, start: int, end: int) -> None:
     left, right = max(span.start_ps, start), min(span.end_ps, end)
     box = (right - left) / PS_PER_MS, 0.74, (left - start) / PS_PER_MS
     if span.kind == KERNEL:
-        expert = any(part in span.name for part in EXPERTS)
-        ax.barh(row, *box, color=COLORS["moe"] if expert else GREY)
+        ax.barh(row, *box, color=COLORS["moe"] if _of_experts(span) else GREY)
     elif span.kind == COMM and is_exchange(span.name):
         ax.barh(row + 1, *box, color=COLORS["comm"], edgecolor="white", linewidth=0.6)
 
 
 def exposed(lines: Mapping[str, tuple[Mapping[float, Hiding], str]]) -> Drawing:
-    """How much of the exchanges is exposed, by how long they take; dashed: the bound.
+    """How much of the exchanges is exposed, by how long they take.
 
     Args:
-        lines: by label, a sweep and a name in `COLORS`.
+        lines: by label, a sweep and a name in `COLORS`; dotted is the last one's bound.
     """
     figure, ax = new_figure(3.2)
     ends = {}
     for label, (found, color) in lines.items():
         ratios = list(found)
         ax.plot(ratios, [r.exposed_ms for r in found.values()], color=COLORS[color])
-        bound = [r.bound_ms for r in found.values()]
-        ax.plot(ratios, bound, color=COLORS[color], linestyle=":")
         ends[label] = found[ratios[-1]].exposed_ms, COLORS[color]
+    bound = [r.bound_ms for r in found.values()]
+    ax.plot(ratios, bound, color=COLORS[color], linestyle=":")
     ax.set_xscale("log", base=2)
     ticks = ratios[::2] if len(ratios) > 5 else ratios
     ax.set_xticks(ticks, [f"{_ratio(by)}" for by in ticks])
