@@ -7,6 +7,7 @@ import torch
 
 from tiny_lm.config import tiny
 from tiny_lm.course.bench import __main__ as command
+from tiny_lm.course.bench import exchange as bench_exchange
 from tiny_lm.course.bench import fp8 as bench_fp8
 from tiny_lm.course.bench import replay as bench_time
 from tiny_lm.course.bench import training as bench
@@ -47,6 +48,17 @@ def test_a_million_records_are_a_million_records():
     tapes = bench_time.moe_tapes(8, 100)
     assert [len(tape.records) for tape in tapes] == [1000] * 8
     assert all(tape.records[5].sent_bytes(tape.rank) == 7 * 32 * 7392 for tape in tapes)
+
+
+def test_experts_on_ranks_are_timed_by_both_clocks_beside_their_parts():
+    results = bench_exchange.experts_on_ranks(rounds=1)
+    names = [f"experts on {ranks} ranks" for ranks in (2, 4)]
+    clocks = "wall", "CPU"
+    assert [result.name for result in results] == [
+        f"{name}, {clock}" for name in names for clock in clocks
+    ]
+    assert all("ms bare exchange" in result.limit for result in results)
+    assert all(result.value > -50 for result in results)
 
 
 def test_quantising_is_timed_beside_a_copy_of_as_much():

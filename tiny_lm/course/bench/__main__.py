@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tiny_lm import console, matmul
-from tiny_lm.course.bench import decoding, experts, fp8, replay, training
+from tiny_lm.course.bench import decoding, exchange, experts, fp8, replay, training
 from tiny_lm.course.bench.turns import Result
 from tiny_lm.files import prepare, to_json, write_whole
 from tiny_lm.processor import this_processor
@@ -24,6 +24,7 @@ PARTS = (
     fp8.fp8_against_fp32,
     fp8.quantisation_against_memory,
     training.ranks_against_one_process,
+    exchange.experts_on_ranks,
     training.recording_against_the_step,
     replay.replay_of_a_million,
     replay.v3_step_at_scale,
