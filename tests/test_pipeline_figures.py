@@ -41,3 +41,8 @@ def test_a_schedule_that_is_wrong_is_not_drawn():
 
 def test_stages_are_named():
     assert "stage 3" in words(pipelines.stages())
+
+
+def test_boxes_without_room_have_no_number():
+    many = words(pipelines.orders({"1F1B": build("1f1b", 2, 100)}))
+    assert not {"77", "98"} & set(many)

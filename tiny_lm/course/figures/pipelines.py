@@ -20,6 +20,7 @@ COMM = COLORS["comm"]
 # A rank's second stage has the same colours, darker.
 SECOND = {"F": "#9A9A9A", "B": "#00466E", "W": "#00614A"}
 SMALLEST = 6  # points: the numbers of half units
+NUMBERED = 0.012  # of the width: a box that is narrower has no room for its number
 
 
 def stages() -> Drawing:
@@ -53,11 +54,11 @@ def orders(schedules: Mapping[str, Schedule], units: Units = FREE) -> Drawing:
     )[:, 0]
     for ax, (name, rows) in zip(axes, played.items(), strict=True):
         schedule = schedules[name]
+        ax.set(xlim=(0, last), ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)))
         for rank, row in enumerate(rows):
             near = min(stage for bar in row for _, stage, _ in parts(bar.action))
             for bar in row:
                 _draw(ax, rank, bar, units, schedule.share, near)
-        ax.set(xlim=(0, last), ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)))
         ax.set_yticklabels([f"rank {rank}" for rank in range(len(rows))], fontsize=9)
         ax.tick_params(axis="y", length=0)
         ax.spines[["left", "top", "right"]].set_visible(False)
@@ -97,6 +98,8 @@ def _box(
 ) -> None:
     color = (SECOND if second else WORK)[work]
     ax.add_patch(Rectangle(at, *size, fc=color, ec="white", lw=0.8))
+    if size[0] < NUMBERED * ax.get_xlim()[1]:
+        return
     small = size[1] < 0.5 or size[0] < 1
     ax.text(
         at[0] + size[0] / 2,
