@@ -21,7 +21,7 @@
 # Then you put down a pipeline's schedule as data, and find out what it wastes.
 #
 # You need no other lab for it.
-# The chapter [Emulated GPUs](../chapters/05_comm/emulated_gpus.md) says what these processes are.
+# The chapters [Collectives and what they cost](../chapters/05_comm/collectives.md) and [Emulated GPUs](../chapters/05_comm/emulated_gpus.md) go with its first tasks.
 #
 # **How a task works.** Replace the last line of the stub, run it, run the check below it.
 # `hint(1)`, `hint(2)` and `hint(3)` go from a nudge to almost the line; `show_solution()` shows ours once you have tried.
@@ -225,9 +225,8 @@ table(
 # Every rank sends 6 MB: 2(p − 1)/p of its four, which stays below twice the tensor however many ranks there are.
 # Through rank 0 there are as many bytes in all, but half of them leave by one door.
 #
-# Bytes are not all that counts.
-# The ring takes 2(p − 1) steps, and every message has a price of its own, however small it is.
-# With small tensors that decides.
+# But the ring takes 2(p − 1) steps, and every message has a price of its own.
+# With small tensors that decides: [Collectives and what they cost](../chapters/05_comm/collectives.md) says how small.
 
 # %% [markdown]
 # ## Who sends how much to whom
