@@ -1,6 +1,6 @@
 """Who waits in a pipeline: order, stages, micro-batches, lengths of work, messages.
 
-Chapter: 05_comm
+Chapter: 05_comm/pipelines
 Source: zero_bubble; deepseek_v3, section 3.2.1
 
 The reader chooses an order and sees who does what when, who waits, what is kept alive,

@@ -1,6 +1,6 @@
 """Pictures of lab 5's two micro-batches: whose part runs when, and what travels.
 
-Chapter: 05_comm/emulated_time
+Chapter: 05_comm/hiding
 Source: course
 """
 

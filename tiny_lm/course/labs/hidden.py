@@ -1,6 +1,6 @@
 """What an order of calls hides on the scaled twin, and what its longest gap waits for.
 
-Chapter: 05_comm/emulated_time
+Chapter: 05_comm/hiding
 Source: course
 
 A call's records are the same in whatever order the calls are made. So from one recorded

@@ -1,6 +1,6 @@
 """The layers of `two_batches` with numbers in them: real rows, on real ranks.
 
-Chapter: 05_comm/emulated_time
+Chapter: 05_comm/hiding
 Source: deepseek_v3, section 3.2.1
 
 Every rank makes the same calls in the same order, in FP32, and its tape says what it

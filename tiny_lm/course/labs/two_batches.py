@@ -1,6 +1,6 @@
 """Layers of experts as their parts, for two micro-batches that may take turns.
 
-Chapter: 05_comm/emulated_time
+Chapter: 05_comm/hiding
 Source: deepseek_v3, section 3.2.1
 
     attend           attention and the router: computes

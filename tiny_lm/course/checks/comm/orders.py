@@ -1,6 +1,6 @@
 """Orders of calls, tried on paper and then timed: what the check of task 5.6 looks at.
 
-Chapter: 05_comm/emulated_time
+Chapter: 05_comm/hiding
 Source: course
 
 On paper nothing is computed, and a micro-batch that is asked for a part out of turn

@@ -1,6 +1,6 @@
 """Task 5.6: two micro-batches in such an order that bytes travel beside kernels.
 
-Chapter: 05_comm/emulated_time
+Chapter: 05_comm/hiding
 Source: deepseek_v3, section 3.2.1
 """
 

@@ -1,6 +1,6 @@
 """Task 5.6 goes on: orders that hide too little, and right ones in other styles.
 
-Chapter: 05_comm/emulated_time
+Chapter: 05_comm/hiding
 Source: course
 """
 
