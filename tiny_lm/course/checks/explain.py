@@ -11,6 +11,7 @@ inputs only is named with *perhaps*.
 
 from collections.abc import Iterator
 from itertools import combinations
+from time import process_time
 
 import torch
 
@@ -24,6 +25,7 @@ from tiny_lm.course.checks.symptoms import SHOWS_A_CAUSE, places, symptom
 from tiny_lm.course.checks.trial import Function, Trial, Trials
 
 SURE = 0.75  # share that makes it likelier than what is said of any wrong kind
+PATIENCE_S = 3.0  # of work for one kind of guess, where each takes a while
 LIKELY = 0.5  # share of the inputs that a mistake with *perhaps* has to explain
 
 
@@ -64,7 +66,10 @@ def _two_at_once(
     here: Trial, mistakes: list[Mistake], everywhere: Trials
 ) -> tuple[Mistake, Mistake] | None:
     """Two edits of the reference that together do what the learner's does."""
+    until = process_time() + PATIENCE_S
     for first, second, both in _pairs(here, mistakes):
+        if process_time() > until:
+            return None
         if here.fits(both, whole=False) and all(one.fits(both) for one in everywhere):
             return first, second
     return None
@@ -97,7 +102,9 @@ def _shown(here: Trial, function: Function, everywhere: Trials) -> str:
         return meaning(got.error, here.task.errors)
     found = unused(here, function, everywhere)
     found = found or counted(everywhere, here) or sized(here, everywhere)
-    return found or _made_of_the_reference(here, everywhere)
+    if found or not got.refusal:  # else what is made of the reference was tried
+        return found
+    return _made_of_the_reference(here, everywhere)
 
 
 def _made_of_the_reference(here: Trial, everywhere: Trials) -> str:
@@ -107,7 +114,10 @@ def _made_of_the_reference(here: Trial, everywhere: Trials) -> str:
     if at is not None:
         given = at.one.make(torch.Generator().manual_seed(at.seed))
         ways = (*ways, *grammar(here.task, given, at.wanted.raw))
+    until = process_time() + PATIENCE_S
     for mistake in ways:
+        if process_time() > until:
+            return ""
         if here.fits(mistake.code, whole=False):
             if all(one.fits(mistake.code) for one in everywhere):
                 return mistake.says

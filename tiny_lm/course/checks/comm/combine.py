@@ -101,7 +101,19 @@ task_5_4.asks(
     "each token has the weighted sum of what its experts made of it",
     *[small(*chosen, back=False) for chosen in (ONE_CHOICE, TWO_CHOICES, EMPTY_RANK)],
     only=Y,
+    otherwise="y[n] is the sum over slots j of weights[n, j] times the row of choice "
+    "n * k + j, which came home as the row i with leaving[i] = n * k + j.",
     mistakes={
+        "return (weights[..., None] * copies).sum(1) => "
+        "return weights[:, :1] * copies[:, 0]": "Only the first choice of each token "
+        "counts in this. All k are added up.",
+        "return (weights[..., None] * copies).sum(1) => "
+        "return weights.sum(1, keepdim=True) * copies.sum(1)": "Weights and rows were "
+        "added up apart. Each row is multiplied by its own weight first.",
+        "copies[leaving] = back => copies[leaving] = "
+        "back * weights.flatten()[:, None] ;; return (weights[..., None] * copies) => "
+        "return (copies)": "Rows stood in the order in which they had left when they "
+        "met the weights, which stand token after token.",
         "copies[leaving] = back => copies = back": BY_EXPERT,
         "copies[leaving] = back => copies = back[leaving]": INVERSE,
         "came[arriving] = rows => came = rows": AS_SENT,

@@ -7,6 +7,7 @@ Source: deepseek_v3, section 3.2.2; gshard
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 
 from tiny_lm.course.checks.comm import journeys
 from tiny_lm.course.checks.comm import rehearsal as comm
@@ -92,6 +93,8 @@ arrive = task_5_3.asks(
     ONE_EACH,
     TWO_EACH,
     only=ARRIVED,
+    otherwise="Row i that leaves is x[leaving[i] // k], the choices sorted by expert; "
+    "send_counts add up this rank's counts, receive_counts those of the others for it.",
     mistakes={
         "leaving = experts.flatten().argsort(stable=True) => "
         "leaving = torch.arange(experts.numel())": UNSORTED,
@@ -113,6 +116,22 @@ arrive = task_5_3.asks(
         "chose, too.",
     },
 )
+
+
+@arrive.mistake("Only the first choice of each token was sent. All k have a row.")
+def first_choices(x, experts, num_experts, group, there):
+    return dispatch(x, experts[:, :1], num_experts, group, there)
+
+
+@arrive.mistake(
+    "Nothing travelled: these are this rank's own tokens, sorted. `there` moves them."
+)
+def stays_here(x, experts, num_experts, group, there):
+    order = experts.flatten().argsort(stable=True)
+    rows = x[order // experts.shape[1]]
+    counts = experts.flatten().bincount(minlength=num_experts)
+    own = [len(rows) * (rank == group.rank) for rank in range(group.size)]
+    return rows, counts, (order, torch.arange(len(rows)), own, own)
 
 
 @arrive.mistake(
@@ -137,7 +156,13 @@ grouped = task_5_3.asks(
     "rows of an expert stand together, those of the rank's first expert first",
     TWO_LOCAL,
     only=EACH_EXPERT,
+    otherwise="rows is came[arriving]: the rows as they came, sorted by the expert "
+    "that each is for, and nothing else done to them.",
     mistakes={
+        "leaving = experts.flatten().argsort => leaving = (experts.flatten() // "
+        "(num_experts // group.size)).argsort": "Rows left sorted by rank, but not by "
+        "expert, and the counts say how many there are for one expert after another. "
+        "Sort by expert: that sorts by rank as well.",
         "return came[arriving] => return came": "The rows stand as they came, sender "
         "after sender. Sort them once more, by expert.",
         "arange(coming.shape[1]).repeat(group.size) => "
@@ -163,62 +188,12 @@ def dealt_round(x, experts, num_experts, group, there):
     return rows, load.view(group.size, local).T.flatten(), way
 
 
-whole = task_5_3.asks(
-    "no row is lost or doubled: experts that nobody chose, a rank without tokens",
-    UNEVEN,
-    only=(*ARRIVED, *EACH_EXPERT),
+@grouped.mistake(
+    "Rows were filled up with zeros, so that all experts have as many. Here each has "
+    "as many as it gets."
 )
-
-
-@whole.mistake(
-    "An expert takes no more than a fixed number of rows, and the others were dropped. "
-    "Nothing is dropped here, however many want the same expert."
-)
-def with_a_capacity(x, experts, num_experts, group, there):
-    k = experts.shape[1]
-    flat = experts.flatten()
-    order = flat.argsort(stable=True)
-    place = torch.arange(len(flat)) - torch.searchsorted(flat[order], flat[order])
-    leaving = order[place < max(1, -(-5 * len(flat) // (4 * num_experts)))]
-    counts = flat[leaving].bincount(minlength=num_experts)
-    table = comm.all_gather(counts[None], group)
-    by_rank = table.view(group.size, group.size, -1)
-    sends, coming = by_rank[group.rank].sum(1).tolist(), by_rank[:, group.rank]
-    receives = coming.sum(1).tolist()
-    came = there(x[leaving // k], sends, receives)
-    numbers = torch.arange(coming.shape[1]).repeat(group.size)
-    arriving = numbers.repeat_interleave(coming.flatten()).argsort(stable=True)
-    return came[arriving], table.sum(0), (leaving, arriving, sends, receives)
-
-
-@whole.mistake(
-    "A token went to a rank once, though two of its experts live there. Each expert "
-    "has its own row here: two experts, two rows."
-)
-def once_a_rank(x, experts, num_experts, group, there):
-    local = num_experts // group.size
-    ranks = experts // local
-    first = (ranks[:, :, None] == ranks[:, None]).int().argmax(-1)
-    kept = (first == torch.arange(experts.shape[1])).flatten()
-    flat = experts.flatten()
-    leaving = torch.arange(len(flat))[kept]
-    leaving = leaving[flat[leaving].argsort(stable=True)]
-    counts = flat[leaving].bincount(minlength=num_experts)
-    table = comm.all_gather(counts[None], group)
-    by_rank = table.view(group.size, group.size, -1)
-    sends, coming = by_rank[group.rank].sum(1).tolist(), by_rank[:, group.rank]
-    receives = coming.sum(1).tolist()
-    came = there(x[leaving // experts.shape[1]], sends, receives)
-    return came, table.sum(0), (leaving, torch.arange(len(came)), sends, receives)
-
-
-@whole.mistake(
-    "A rank without tokens returned before the calls, and the others wait for it. It "
-    "has nothing to send, but it has counts to tell and rows to receive."
-)
-def leaves_early(x, experts, num_experts, group, there):
-    if len(x) == 0:
-        nobody = torch.zeros(num_experts, dtype=torch.int64)
-        none = torch.zeros(0, dtype=torch.int64)
-        return x, nobody, (none, none, [0] * group.size, [0] * group.size)
-    return dispatch(x, experts, num_experts, group, there)
+def filled_up(x, experts, num_experts, group, there):
+    rows, load, way = dispatch(x, experts, num_experts, group, there)
+    mine = load.view(group.size, -1)[group.rank].tolist()
+    parts = [F.pad(p, (0, 0, 0, max(mine) - len(p))) for p in rows.split(mine)]
+    return torch.cat(parts), load, way

@@ -6,6 +6,7 @@ Source: deepseek_v3, section 2.1.2; deep_ep
 
 import torch
 
+from tiny_lm.course.checks.comm import dispatch_all as dispatch_all  # asks first
 from tiny_lm.course.checks.comm import rehearsal as comm
 from tiny_lm.course.checks.comm.dispatch import (
     COUNTED,
@@ -41,6 +42,8 @@ task_5_3.asks(
         "and not how many rows it gets.",
         "table.sum(0) => group.size * counts": "This rank's own counts were taken for "
         "everybody's. Other ranks have other tokens.",
+        "table.sum(0) => group.size * table.sum(0)": "The load was added up over the "
+        "ranks twice. In a table of all ranks' counts, one sum over the ranks is all.",
         "table.sum(0) => table.amax(0)": "The largest count was taken. An expert gets "
         "the rows of all ranks.",
     },
@@ -74,8 +77,6 @@ task_5_3.asks(
         "arriving, sends, receives) => arriving, receives, sends)": "The way holds "
         "receive_counts before send_counts. Both are meant as they were on the way "
         "there: what this rank sent, then what it got.",
-        "(leaving, arriving, sends => (arriving, leaving, sends": "leaving and "
-        "arriving have changed places.",
     },
 )
 

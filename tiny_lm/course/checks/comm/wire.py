@@ -93,6 +93,16 @@ there = task_5_5.asks(
         "return dequantize_tiles(codes, quantize_tiles(rows, tile)[1], tile)": (
             LEFT_BEHIND
         ),
+        "comm.all_to_all(message, send_counts, receive_counts, group) => "
+        "comm.all_to_all(message, receive_counts, send_counts, group)": "The counts "
+        "have changed places: first how many rows go to each rank, then how many come.",
+        "came[:, :width].view(torch.float8_e4m3fn) => "
+        "came[:, :width].view(torch.float8_e5m2).float() ;; codes, scales = "
+        "quantize_tiles(rows, tile) => codes, scales = quantize_tiles(rows, tile) ; "
+        "codes = codes.float().to(torch.float8_e5m2) ;; "
+        "return dequantize_tiles(codes, scales, tile) => return codes * "
+        "scales.repeat_interleave(tile, 1)[:, :width]": "The codes are of E5M2, which "
+        "keeps one bit of fraction less. E4M3 travels here.",
         "return dequantize_tiles(codes, scales, tile) => return codes.float()": "The "
         "codes were taken for the numbers. What arrives is code times scale.",
         "codes.view(torch.uint8), => codes.to(torch.uint8),": NO_BYTES,

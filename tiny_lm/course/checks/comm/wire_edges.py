@@ -25,12 +25,16 @@ tiles = task_5_5.asks(
     TWO_TILES,
     only=CAME,
     mistakes={
-        "codes, scales = quantize_tiles(rows, tile) => "
-        "codes, scales = quantize_tiles(rows, rows.shape[1])": "One scale served a "
+        "codes, scales = quantize_tiles(rows, tile) => codes, scales = quantize_tiles("
+        "rows, width) ;; return dequantize_tiles(codes, scales, tile) => "
+        "return dequantize_tiles(codes, scales, width)": "One scale served a "
         "whole row. Each tile of it has its own.",
         "return dequantize_tiles(codes, scales, tile) => return dequantize_tiles("
         "codes, scales[:, :1].expand_as(scales), tile)": "The first scale of a row "
         "was used for all of its tiles.",
+        "return dequantize_tiles(codes, scales, tile) => "
+        "return dequantize_tiles(codes, scales.bfloat16().float(), tile)": "The scales "
+        "were rounded to BF16. They are numbers of FP32, four bytes each.",
         "return dequantize_tiles(codes, scales, tile) => "
         "return dequantize_tiles(codes, scales.flip(1), tile)": "The scales of a row "
         "came in the wrong order.",
@@ -128,6 +132,9 @@ home = task_5_5.asks(
         "return there, home => return there, there": "The way home was rounded to FP8, "
         "too. What comes home is added up at the token, and eight bits are too coarse "
         "for that: BF16.",
+        "half = rows.to(torch.bfloat16) => half = dequantize_tiles(*quantize_tiles("
+        "rows, tile), tile).to(torch.bfloat16)": "Home, rows were rounded to FP8 and "
+        "then to BF16. BF16 alone is meant.",
         "half = rows.to(torch.bfloat16) => half = rows": "Home, rows travelled as they "
         "are, four bytes a number. BF16 takes two.",
         "half = rows.to(torch.bfloat16) => half = rows.to(torch.float16)": "Home, rows "
