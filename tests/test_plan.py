@@ -125,7 +125,7 @@ def test_groups_are_neighbours_and_copies_keep_their_place():
         ({"tensor_parallel": 0}, "tensor_parallel must be positive"),
         ({"batch_size": 15_361}, "batch_size=15361 does not divide .* on 128 GPUs"),
         ({"sequences_per_micro": 7}, "micro-batches of 7 on 128 GPUs"),
-        ({"schedule": "gpipe"}, "unknown schedule 'gpipe'; there are: 1f1b, zb1p"),
+        ({"schedule": "zbv"}, "unknown schedule 'zbv'; there are: gpipe, 1f1b, zb1p"),
         ({"gpus_per_node": 6}, "of 64 expert ranks do not divide into nodes of 6"),
         ({"tensor_parallel": 3}, "tensor_parallel=3 does not divide a node of 8"),
     ],
