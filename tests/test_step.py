@@ -108,21 +108,25 @@ def _two_steps_dense(config: ModelConfig) -> list[float]:
     ]
 
 
-def _norms(rank: int, config: ModelConfig) -> list[float]:
+def _reported(rank: int, config: ModelConfig) -> list[list[float]]:
     group = mesh.world()
     model = build_model(config, group, seed=2)
     optimizer = build_optimizer(model, TRAINING)
     tokens = _batch().chunk(group.size)[group.rank]
-    steps = (train_step(model, optimizer, tokens, group, clip=1.0) for _ in range(3))
-    return [metrics["grad_norm"] for metrics in steps]
+    steps = [train_step(model, optimizer, tokens, group, clip=1.0) for _ in range(3)]
+    names = "grad_norm", "loss", "mtp_loss", "balance_loss"
+    return [[metrics[name] for metrics in steps] for name in names]
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_the_gradient_of_a_step_is_as_long_on_any_number_of_ranks(num_ranks):
+def test_a_step_reports_the_same_lengths_and_losses_on_any_number_of_ranks(num_ranks):
     # Adam hides a gradient that is too large by a factor; its length does not.
-    alone = _norms(0, _plain())
-    for norms in run_ranks(num_ranks, _norms, _plain()):
-        assert norms == pytest.approx(alone, rel=1e-4)
+    config = replace(_plain(), num_mtp=1)
+    alone = _reported(0, config)
+    assert min(map(min, alone)) > 0
+    for reported in run_ranks(num_ranks, _reported, config):
+        for mine, wanted in zip(reported, alone, strict=True):
+            assert mine == pytest.approx(wanted, rel=1e-4)
 
 
 def test_every_rank_moves_its_biases_by_the_load_of_the_whole_batch():

@@ -141,11 +141,8 @@ class PipelinedWorker:
         means = torch.tensor(losses, device=self.device) / self.group.size
         config = self.model.config
         num_experts = config.moe.num_experts if config.moe else 0
-        loads = torch.zeros(self._num_layers, num_experts, device=self.device)
+        shape = self._num_layers, num_experts
+        loads = torch.zeros(shape, dtype=torch.int64, device=self.device)
         for layer, router in self.model.routers.items():
             loads[layer] = router.load
-        parts = [square.view(1), means, loads.flatten()]
-        together = torch.cat([part.double() for part in parts])
-        sums = comm.all_reduce(together, self.places.everyone)
-        square, means, loads = sums.split([part.numel() for part in parts])
-        return square[0], means, loads.view(self._num_layers, num_experts).long()
+        return tuple(shard.add_up([square, means, loads], self.places.everyone))

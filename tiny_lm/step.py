@@ -38,8 +38,6 @@ from tiny_lm.replay.tape import Tape
 
 Optimizer = torch.optim.Optimizer | ShardedOptimizer
 Sums = shard.WholeSums | BucketedSums | ShardedOptimizer
-
-
 Differentiate = Callable[[LanguageModel, Tensor, float], Loss]
 
 
@@ -137,7 +135,7 @@ def train_step(
     shared, own = sums.agree()
     losses = torch.stack([loss.next_token, loss.mtp, loss.balance]).detach()
     loads = [router.load for router in model.routers]
-    own, losses, *loads = _add_up([own, losses / group.size, *loads], group)
+    own, losses, *loads = shard.add_up([own, losses / group.size, *loads], group)
     norm = (shared + own).sqrt()
     sums.clip_to(clip, norm)
     optimizer.step()
@@ -159,13 +157,6 @@ def whole(model: LanguageModel, tokens: Int[Tensor, "B T1"], scale: float) -> Lo
     loss = model.loss(tokens)
     (loss.total * scale).backward()
     return loss
-
-
-def _add_up(parts: list[Tensor], group: Group) -> list[Tensor]:
-    """Each of them summed over all ranks, in one message: small ones cost the same."""
-    together = torch.cat([part.flatten().double() for part in parts])
-    sums = comm.all_reduce(together, group).split([part.numel() for part in parts])
-    return [s.view_as(p).to(p.dtype) for s, p in zip(sums, parts, strict=True)]
 
 
 def record_step(

@@ -20,7 +20,7 @@ from typing import Any
 from tiny_lm import context_costs, costs, counts, formats
 from tiny_lm.config import deepseek_v2, deepseek_v3, llama_405b, qwen_72b
 from tiny_lm.hardware import H800
-from tiny_lm.parallel import bubbles, whole_schedules
+from tiny_lm.parallel import bubbles, intensity, whole_schedules
 
 FIGURES = Path(__file__).with_name("published.toml")
 
@@ -83,10 +83,12 @@ def names() -> Mapping[str, Any]:
     """What calls may name."""
     return {
         "bubbles": bubbles,
+        "comb": math.comb,
         "context_costs": context_costs,
         "costs": costs,
         "counts": counts,
         "formats": formats,
+        "intensity": intensity,
         "schedules": whole_schedules,
         "run": costs.V3_RUN,
         "v2": deepseek_v2(),

@@ -168,6 +168,13 @@ class WholeSums:
         clip_to(self._of[0], max_norm, norm)
 
 
+def add_up(parts: list[Tensor], group: Group) -> list[Tensor]:
+    """Each of them summed over all ranks, in one message: small ones cost the same."""
+    together = torch.cat([part.flatten().double() for part in parts])
+    sums = comm.all_reduce(together, group).split([part.numel() for part in parts])
+    return [s.view_as(p).to(p.dtype) for s, p in zip(sums, parts, strict=True)]
+
+
 def _split(
     model: nn.Module, is_expert: IsExpert
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
