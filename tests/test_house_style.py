@@ -23,6 +23,7 @@ JOINTS = {
     "step",
     "train",
     "twins",
+    "ladder",
     "checkpoint",
     "__main__",
 }  # where model, gpus and parallel may meet

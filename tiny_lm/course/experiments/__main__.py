@@ -22,6 +22,8 @@ from tiny_lm.course.experiments import (
     fp8_plan,
     fp8_results,
     gradients,
+    ladder_plan,
+    ladder_runs,
     plan,
     readers,
     tensors,
@@ -41,6 +43,7 @@ from tiny_lm.course.experiments.products import (
     products_for,
 )
 from tiny_lm.course.experiments.records import (
+    LADDER_NAMES,
     MLA_NAMES,
     MOE_NAMES,
     NAMES,
@@ -73,6 +76,7 @@ class Session:
     fp8: dict[str, Experiment]
     mla: attentions.Scale
     recorded: Path | None = None  # results whose runs are taken over, if unchanged
+    ladder: ladder_plan.Scale = ladder_plan.Scale()
 
     def record(self, names: Iterable[str]) -> None:
         """Train what is missing for these experiments, and write their results."""
@@ -87,6 +91,9 @@ class Session:
             self._record_gradients()
         for name in sorted(names & self.fp8.keys(), key=list(self.fp8).index):
             self._record_fp8(self.fp8[name])
+        if names & set(LADDER_NAMES):
+            for result in ladder_runs.results(names, self.ladder, self.pool):
+                self._write(result)
 
     def _record_mla(self, names: set[str]) -> None:
         pool = self.pool
@@ -255,7 +262,8 @@ def _session(args: argparse.Namespace, sources: Sources) -> Session:
     pool = Pool(store, parts, args.device, commit, args.jobs, deadline=deadline)
     fp8 = fp8_plan.experiments(args.short)
     mla = attentions.Scale.toy() if args.short else attentions.Scale()
-    return Session(scale, sources, pool, out, fp8, mla, args.recorded)
+    ladder = ladder_plan.Scale.toy() if args.short else ladder_plan.Scale()
+    return Session(scale, sources, pool, out, fp8, mla, args.recorded, ladder)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -49,7 +49,13 @@ MLA_NAMES = (
     "mla_recall",
     "mla_rank",
 )
-NAMES = MOE_NAMES + MLA_NAMES + FP8_NAMES
+LADDER_NAMES = (
+    "cost_ladder_rates",
+    "cost_ladder",
+    "cost_ladder_fp8",
+    "cost_ladder_prices",
+)
+NAMES = MOE_NAMES + MLA_NAMES + FP8_NAMES + LADDER_NAMES
 # Settings of attention that came after the first exact runs, which went without them.
 LATER = ("cache_tile", "yarn")
 # Written by `tiny_lm.course.bench.hardware` on a GPU.
