@@ -24,7 +24,7 @@ from tiny_lm.course.experiments.plan import Experiment, Run
 from tiny_lm.course.experiments.records import LADDER_NAMES, Record
 from tiny_lm.ladder import combination
 
-RATES_NAME, NAME, FP8_NAME = LADDER_NAMES[:3]
+RATES_NAME, LENGTHS_NAME, FP8_NAME, PRICES_NAME, NAME = LADDER_NAMES
 BASELINE, LARGE = "dense", "dense_large"
 PLAIN = ((), ("moe",), ("mla",), ("moe", "mla"))  # techniques of those without FP8
 TOLERANCE = 0.005  # of what counts as equally many parameters
@@ -151,7 +151,7 @@ def best_rates(records: Sequence[Record]) -> dict[str, float]:
 def lengths(scale: Scale, lr: dict[str, float]) -> Experiment:
     """Every model without FP8 over schedules of every length, whole seeds first."""
     return Experiment(
-        name=NAME,
+        name=LENGTHS_NAME,
         question="After how many steps of a whole schedule is each model how good?",
         runs=tuple(
             _run(config, scale, lr[label], seed, steps)

@@ -51,9 +51,10 @@ MLA_NAMES = (
 )
 LADDER_NAMES = (
     "cost_ladder_rates",
-    "cost_ladder",
+    "cost_ladder_lengths",
     "cost_ladder_fp8",
     "cost_ladder_prices",
+    "cost_ladder",
 )
 NAMES = MOE_NAMES + MLA_NAMES + FP8_NAMES + LADDER_NAMES
 # Settings of attention that came after the first exact runs, which went without them.
