@@ -77,17 +77,17 @@ def record(
     config: ModelConfig,
     overlap: bool = False,
     *,
-    sequences: int = SEQUENCES,
     tokens: Int[Tensor, "two B T1"] | None = None,
     weights: Path | None = None,
+    gpus: launch.Cluster | None = None,
 ) -> list[Tape]:
     """A whole training step on four emulated GPUs: the second, the first warms up.
 
     Args:
         overlap: two micro-batches in turn, in place of one.
-        sequences: in a micro-batch, over all ranks.
         tokens: the batches of both steps; by default drawn at random.
         weights: of the whole model; by default fresh ones.
+        gpus: a cluster that is warm already; by default a new one.
 
     Raises:
         ValueError: there is nothing to overlap: a dense model exchanges no rows.
@@ -95,9 +95,10 @@ def record(
     require(not overlap or config.moe is not None, "a dense model has nothing to hide")
     if tokens is None:
         generator = torch.Generator().manual_seed(0)
-        shape = (2, sequences * (2 if overlap else 1), SEQ_LEN + 1)
+        shape = (2, SEQUENCES * (2 if overlap else 1), SEQ_LEN + 1)
         tokens = torch.randint(config.vocab_size, shape, generator=generator)
-    return launch.run_ranks(NUM_RANKS, _record, config, overlap, tokens, weights)
+    call = _record, config, overlap, tokens, weights
+    return gpus.run(*call) if gpus else launch.run_ranks(NUM_RANKS, *call)
 
 
 def _record(
