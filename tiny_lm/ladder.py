@@ -22,6 +22,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,12 @@ NUM_RANKS, SEQUENCES, SEQ_LEN = 4, 16, 128  # a micro-batch, as of `twins`
 # Between two sums of gradients. V3's: deepseek_v3, section 4.2, over its 128 pipelines
 MICRO_BATCHES = {"as V3": 120, "as trained": 4}
 BACKWARD, ROUND_WEIGHT = " backward", "round_weight"
+
+
+def subsets() -> list[tuple[str, ...]]:
+    """Every choice of techniques, in the order of `TECHNIQUES`: sixteen."""
+    counts = range(len(TECHNIQUES) + 1)
+    return [some for count in counts for some in combinations(TECHNIQUES, count)]
 
 
 def combination(techniques: Collection[str]) -> ModelConfig:

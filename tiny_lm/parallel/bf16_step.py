@@ -35,17 +35,18 @@ def bf16_step(**layout) -> list[Tape]:
     """
     model = replace(deepseek_v3(), fp8=None, num_mtp=0)
     tapes = write(Plan(config=model, layout=Layout(**layout)))
-    return [Tape(tape.rank, _without_turning(tape.records)) for tape in tapes]
+    return [without_turning(tape) for tape in tapes]
 
 
-def _without_turning(records: tuple[Record, ...]) -> tuple[Record, ...]:
+def without_turning(tape: Tape) -> Tape:
     """Drop what reads a weight gradient's inputs once more, just before its product."""
-    following = (*records[1:], None)
-    return tuple(
+    following = (*tape.records[1:], None)
+    kept = (
         record
-        for record, then in zip(records, following, strict=True)
+        for record, then in zip(tape.records, following, strict=True)
         if not _turns(record, then)
     )
+    return Tape(tape.rank, tuple(kept))
 
 
 def _turns(record: Record, then: Record | None) -> bool:

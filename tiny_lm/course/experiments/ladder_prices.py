@@ -21,6 +21,7 @@ from tiny_lm.course.experiments.ladder_plan import Scale, fp8_arms, plain_arms, 
 from tiny_lm.course.experiments.records import Record, Store, today
 from tiny_lm.gpus.launch import Cluster
 from tiny_lm.hardware import Machine
+from tiny_lm.parallel import v3_ladder, v3_step
 from tiny_lm.replay.hidden import slower_links
 from tiny_lm.replay.links import HOPS
 from tiny_lm.replay.specs import machines
@@ -65,6 +66,7 @@ def result(scale: Scale, store: Store, parts: tuple[Tensor, Tensor]) -> Record:
         "torch": torch.__version__,
         "prices": prices,  # [model, way][routing][links][hops]: pass_us, once_us
         "sent": sent,
+        "v3_step_s": v3_steps(),
     }
 
 
@@ -82,6 +84,22 @@ def steps(scale: Scale, store: Store, text: Tensor, gpus: Cluster) -> Iterator[S
                     config, bool(way), tokens=tokens, weights=of, gpus=gpus
                 )
                 yield Step(label, way, routing, tapes, size * ladder.SEQ_LEN)
+
+
+def v3_steps(**layout) -> dict[str, dict[str, float]]:
+    """Seconds of V3's step with each choice of techniques, by their names and by hops.
+
+    Args:
+        layout: fields of `plan.Layout`, as `batch_size`, for a shorter step.
+    """
+    reached = v3_step.fit(v3_step.deepseek_v3_step(batch_size=4096))
+    return {
+        " ".join(some): {
+            hops: round(v3_ladder.step_s(some, reached, hops, **layout), 4)
+            for hops in HOPS
+        }
+        for some in ladder.subsets()
+    }
 
 
 def trained_weights(scale: Scale, store: Store) -> dict[str, Path]:

@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple
 
@@ -63,13 +62,6 @@ class Assumptions:
     routing: str = "trained"
     in_turn: str = " overlap"
     fp8: str = "as measured"
-
-
-def all_subsets() -> list[tuple[str, ...]]:
-    """Every choice of techniques, in the order of `ladder.TECHNIQUES`."""
-    names = ladder.TECHNIQUES
-    counts = range(len(names) + 1)
-    return [some for count in counts for some in combinations(names, count)]
 
 
 def label_of(techniques: Iterable[str]) -> str:
@@ -191,7 +183,7 @@ def result(lengths: Record, fp8: Record, prices: Record) -> Record:
     """What the ladder says: a cost for each of the sixteen choices, and both ends."""
     found = Findings.of(lengths, fp8, prices)
     cost, why = {}, {}
-    for techniques in all_subsets():
+    for techniques in ladder.subsets():
         name = " ".join(techniques)
         try:
             cost[name] = round(found.cost(techniques).value, 4)

@@ -2,21 +2,15 @@
 
 Chapter: 06_together/cost_ladder
 Source: course
-
-Plain dense models are trained side by side, each step captured (`captured`). Experts
-and FP8 read numbers back, so those are trained in processes (`pool`). The arithmetic is
-the same.
 """
 
-import time
 from collections.abc import Iterator
 
 from tiny_lm.course.experiments import ladder_plan, ladder_prices, ladder_results
 from tiny_lm.course.experiments.ladder_plan import Scale
-from tiny_lm.course.experiments.plan import Experiment, Run
+from tiny_lm.course.experiments.plan import Experiment
 from tiny_lm.course.experiments.pool import Pool
 from tiny_lm.course.experiments.records import Record, Store, assemble, trained
-from tiny_lm.course.experiments.together import Together
 
 
 def results(names: set[str], scale: Scale, pool: Pool) -> Iterator[Record]:
@@ -28,7 +22,7 @@ def results(names: set[str], scale: Scale, pool: Pool) -> Iterator[Record]:
     """
     whole = ladder_plan.NAME in names
     sweep = ladder_plan.rates(scale)
-    train(sweep, pool)
+    pool.train(list(sweep.runs))
     yield from _of(sweep, pool.store)
     if not all(map(pool.store.has_record, sweep.runs)):
         return
@@ -36,27 +30,13 @@ def results(names: set[str], scale: Scale, pool: Pool) -> Iterator[Record]:
     found: list[Record] = []
     for experiment in ladder_plan.experiments(scale, lr):
         if whole or experiment.name in names:
-            train(experiment, pool)
+            pool.train(list(experiment.runs))
             found += _of(experiment, pool.store)
     if whole or ladder_plan.PRICES_NAME in names:
         found.append(ladder_prices.result(scale, pool.store, pool.parts))
     yield from found
     if whole:
         yield ladder_results.result(*found)
-
-
-def train(experiment: Experiment, pool: Pool) -> None:
-    """Train what is not done, before the pool's deadline: plain dense models first."""
-    together = Together(pool.store, pool.parts, pool.device, pool.commit)
-    plain = [run for run in experiment.runs if _is_plain(run)]
-    for seed in dict.fromkeys(run.training.seed for run in plain):
-        if time.monotonic() < pool.deadline:
-            together.train([run for run in plain if run.training.seed == seed])
-    pool.train([run for run in experiment.runs if not _is_plain(run)])
-
-
-def _is_plain(run: Run) -> bool:
-    return run.config.moe is None and run.config.fp8 is None
 
 
 def _of(experiment: Experiment, store: Store) -> Iterator[Record]:
