@@ -34,7 +34,7 @@ bench:     ## tokens per second, against transformers too (4 minutes)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.bench
 
-experiments: ## the comparisons that chapters show; resumes (45 minutes on an H100)
+experiments: ## the comparisons that chapters show; resumes (1½ hours on an H100)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.experiments
 	@$(BIN)/python -m tiny_lm.course.experiments.first_run

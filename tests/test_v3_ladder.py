@@ -9,13 +9,13 @@ from tiny_lm.parallel.bf16_step import bf16_step
 from tiny_lm.replay.simulation import replay
 
 REACHED = 0.45  # about what `fit` finds
-SHORT = {"batch_size": 128 * 16}
+SHORT = {"batch_size": 128 * 32}
 
 
 def test_without_experts_a_token_costs_the_flops_that_it_spends_on_them():
     dense, sparse = (v3_ladder.v3_with(some) for some in (("mla",), ("moe", "mla")))
     flops = [costs.flops_per_token(config, 4096) for config in (dense, sparse)]
-    assert flops[0] == pytest.approx(flops[1], rel=0.002)  # but for the router
+    assert flops[0] == pytest.approx(flops[1], rel=0.003)  # but for the router
     assert dense.moe is None and dense.d_ffn == deepseek_v3().d_ffn
     assert (
         costs.count_parameters(sparse).total > 15 * costs.count_parameters(dense).total

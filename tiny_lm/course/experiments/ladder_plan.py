@@ -46,7 +46,7 @@ class Scale:
         eval_batches=64,  # 524 288 tokens
     )
     lengths: tuple[int, ...] = (400, 600, 800, 1000, 1400)
-    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
+    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
     rate_seeds: tuple[int, ...] = (0, 1, 2)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 

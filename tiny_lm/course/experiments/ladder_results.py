@@ -21,8 +21,14 @@ from statistics import fmean
 from typing import NamedTuple
 
 from tiny_lm import ladder
-from tiny_lm.course.experiments.ladder_plan import BASELINE, twin_of
-from tiny_lm.course.experiments.records import Record
+from tiny_lm.course.experiments.ladder_plan import (
+    BASELINE,
+    FP8_NAME,
+    LENGTHS_NAME,
+    PRICES_NAME,
+    twin_of,
+)
+from tiny_lm.course.experiments.records import Record, read
 
 # Student's t: a mean of n numbers is off by more than so many errors in 1 of 20 cases.
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
@@ -97,11 +103,26 @@ class Findings:
         compared = fp8["runs"][0]["training"]["steps"]
         return cls(losses(lengths, fp8), prices, compared)
 
+    @classmethod
+    def kept(cls) -> "Findings":
+        """What `make experiments` has recorded.
+
+        Raises:
+            ValueError: it has not.
+        """
+        names = LENGTHS_NAME, FP8_NAME, PRICES_NAME
+        return cls.of(*(read(name) for name in names))
+
     @cached_property
     def seeds(self) -> tuple[int, ...]:
         """Those that every model has at every length."""
         every = [set(s) for lines in self.losses.values() for s in lines.values()]
         return tuple(sorted(set.intersection(*every)))
+
+    @property
+    def v3_step_s(self) -> Record:
+        """Seconds of V3's step by techniques and hops, replayed."""
+        return self.prices["v3_step_s"]
 
     def loss(self, label: str, seeds: Sequence[int] = (), steps: int = 0) -> float:
         """Mean over seeds, at the compared length by default."""
@@ -182,21 +203,24 @@ class Findings:
 def result(lengths: Record, fp8: Record, prices: Record) -> Record:
     """What the ladder says: a cost for each of the sixteen choices, and both ends."""
     found = Findings.of(lengths, fp8, prices)
-    cost, why = {}, {}
+    cost, errors, why = {}, {}, {}
     for techniques in ladder.subsets():
         name = " ".join(techniques)
+        cost[name] = errors[name] = None
         try:
-            cost[name] = round(found.cost(techniques).value, 4)
+            of = found.cost(techniques)
+            cost[name], errors[name] = round(of.value, 4), round(of.error, 4)
         except ValueError as error:
-            cost[name], why[name] = None, str(error)
+            why[name] = str(error)
     return {
         "name": "cost_ladder",
         "question": "What does the dense model's loss cost with each technique?",
         "created": max(record["created"] for record in (lengths, fp8, prices)),
         "device": lengths["device"],
         "seeds": list(found.seeds),
-        "level": found.loss(BASELINE),
+        "level": round(found.loss(BASELINE), 6),
         "compared_steps": found.compared,
         "cost": cost,
+        "error": errors,
         "not_reached": why,
     }

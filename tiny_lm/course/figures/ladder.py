@@ -8,14 +8,18 @@ from typing import NamedTuple
 
 from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 
+from tiny_lm.course.experiments.ladder_results import Findings
 from tiny_lm.course.figures.style import (
     COLORS,
+    FAINT,
     INK,
     Drawing,
     end_labels,
     finish,
     new_figure,
 )
+from tiny_lm.ladder import ORDER
+from tiny_lm.parallel.v3_ladder import PUBLISHED_SHARES
 
 BARS, THICK = 0.42, 0.36  # of a rung: how far its two bars lie apart, how thick
 
@@ -35,6 +39,35 @@ class Rung(NamedTuple):
     there: tuple[float, float]
 
 
+# Name: colour of what was added; in the order of `ladder.ORDER`, unbroken in tables.
+RUNGS = {
+    "dense": "baseline",
+    "+\u00a0experts": "moe",
+    "+\u00a0latent": "mla",
+    "+\u00a0FP8": "fp8",
+    "+\u00a0overlap": "comm",
+}
+
+
+def rungs_of(found: Findings) -> list[Rung]:
+    """The recorded ladder beside V3's replayed step.
+
+    The latter says what a token costs. How much less compute a mixture needs to be as
+    good is what DeepSeek published of theirs, at both ends.
+    """
+    v3_s = {name: by_hops["pipelined"] for name, by_hops in found.v3_step_s.items()}
+
+    def there(techniques: tuple[str, ...]) -> tuple[float, float]:
+        time = v3_s[" ".join(techniques)] / v3_s[""]
+        low, high = PUBLISHED_SHARES if "moe" in techniques else (1.0, 1.0)
+        return time * low, time * high
+
+    return [
+        Rung(name, color, found.cost(some).value, there(some))
+        for (name, color), some in zip(RUNGS.items(), ORDER, strict=True)
+    ]
+
+
 def rungs(some: Sequence[Rung]) -> Drawing:
     """What does a loss cost with ever more techniques? Two bars a rung."""
     figure, ax = new_figure(0.9 + 0.62 * len(some))
@@ -51,7 +84,7 @@ def rungs(some: Sequence[Rung]) -> Drawing:
         _say(ax, 100 * rung.here, upper, f"{rung.here:.0%}{ours}", bold=True)
         spread = f"{low:.0f}-{high:.0f}%" if high - low > 0.5 else f"{low:.0f}%"
         _say(ax, high, lower, spread + theirs)
-    ax.axvline(100, color=INK, linewidth=0.8, linestyle=":")
+    ax.axvline(100, color=FAINT, linewidth=1, zorder=0)
     widest = 100 * max(rung.here for rung in some)
     ax.set(xlim=(0, 1.17 * widest), ylim=(len(some) - 0.45, -0.55))
     ax.set(yticks=range(len(some)), yticklabels=[rung.name for rung in some])
