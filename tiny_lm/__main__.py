@@ -61,6 +61,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, help="a UTF-8 file or a folder; default: Python's source")
     add("--out", type=Path, help="folder of the run; default runs/PRESET-N")
     add("--device", help="cpu or cuda; default: under torchrun the GPUs, else the CPU")
+    add("--tensorboard", action="store_true", help="write event files too")
     add("--json", action="store_true", help="end with one JSON line on stdout")
 
 
@@ -95,6 +96,7 @@ def _train(args: argparse.Namespace) -> None:
         training=training,
         ranks=ranks,
         data=args.data,
+        tensorboard=args.tensorboard,
         out=args.out,
         device=choose_device(args.device, place.local_size if place else 0),
         layout=Layout(

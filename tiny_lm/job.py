@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tiny_lm import data, files, runs
+from tiny_lm import data, events, files, runs
 from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.layout import Layout
 
@@ -33,6 +33,7 @@ class Job:
     device: str = "cpu"
     progress: bool = True
     layout: Layout = Layout()
+    tensorboard: bool = False  # event files beside the metrics
 
     def check(self) -> None:
         """Refuse what cannot run, before any process starts.
@@ -44,6 +45,8 @@ class Job:
         _check_ranks(self.config, self.training, self.ranks)
         self.layout.check(self.config, self.training, self.ranks)
         _check_device(self.device)
+        if self.tensorboard:
+            events.writer_class()
         batches(self, *read_corpus(self)[1:])
 
     def open_folder(self) -> Self:
