@@ -5,6 +5,7 @@ Source: course
 """
 
 import sys
+from pathlib import Path
 
 from tiny_lm import console
 
@@ -19,6 +20,11 @@ def main(arguments: list[str] | None = None) -> int | None:
     mutants.add_argument("--lab", help="of this lab alone, as in 02_moe")
     mutants.add_argument("--seed", type=int, default=0, help="of the random inputs")
     mutants.set_defaults(run=_mutants)
+    told = commands.add_parser("feedback", help="tell graded results anew")
+    told.add_argument("out", type=Path, metavar="DIR", help="that `grade` wrote into")
+    told.add_argument("--roster", type=Path, metavar="CSV", dest="exported")
+    told.add_argument("--column", default="", help="of the roster, to fill in")
+    told.set_defaults(run=_feedback)
     chosen = vars(parser.parse_args(arguments))
     return chosen.pop("run")(**chosen)
 
@@ -37,6 +43,12 @@ def _mutants(lab: str | None, seed: int) -> int:
     from tiny_lm.course.checks import survey  # torch takes a second
 
     return survey.report(lab, seed)
+
+
+def _feedback(out: Path, exported: Path | None, column: str) -> int:
+    from tiny_lm.course.grade import reports
+
+    return reports.tell(out, exported, column)
 
 
 if __name__ == "__main__":
