@@ -6,13 +6,15 @@ from html.parser import HTMLParser
 
 import grade_records as g
 import pytest
-from playwright.sync_api import sync_playwright
+import test_site
+from test_site import AXE, OVERFLOW, axe, need
 
 from tiny_lm.course.grade.feedback import feedback_page
 from tiny_lm.course.grade.page import prose
 from tiny_lm.course.grade.reports import write_reports
 from tiny_lm.course.grade.results import read_results, result
 
+browser = test_site.browser
 ATTACKS = (
     "<script>document.title='taken'</script>",
     "<img src=x onerror=\"document.title='taken'\">",
@@ -73,25 +75,35 @@ def test_a_page_has_only_the_tags_that_we_write(text, tmp_path):
         assert not {a for a in seen.attributes if a.startswith("on") or a == "src"}
 
 
-def test_nothing_comes_alive_in_a_browser_and_nobody_is_asked(tmp_path):
+def test_nothing_comes_alive_in_a_browser_and_nobody_is_asked(browser, tmp_path):
     for number, text in enumerate(ATTACKS):
         record = json.dumps(attacked(text))
         g.keep(tmp_path).joinpath("results", f"{number}.json").write_text(record)
     asked, titles = [], set()
     pages = [path for path in write_reports(tmp_path) if path.suffix == ".html"]
-    with sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
-        )
-        tab = browser.new_page()
-        tab.on("request", lambda request: asked.append(request.url))
-        for path in pages:
-            tab.goto(path.as_uri())
-            titles.add(tab.title())
-            assert tab.locator("h1").is_visible()
-        browser.close()
+    tab = browser.new_page()
+    tab.on("request", lambda request: asked.append(request.url))
+    for path in pages:
+        tab.goto(path.as_uri())
+        titles.add(tab.title())
+        assert tab.locator("h1").is_visible()
     assert titles == {"Feedback, lab 02_moe", "Class summary, lab 02_moe"}
     assert sorted(asked) == sorted(path.as_uri() for path in pages)
+
+
+def test_pages_are_readable_for_all(browser, tmp_path):
+    need(AXE.is_file(), "axe", "run `make test`")
+    g.keep(tmp_path, *g.a_class(8), g.refused("eve", "x" * 300), attacked("<b>" * 99))
+    write_reports(tmp_path)
+    for scheme, width in (("light", 1280), ("dark", 375)):
+        size = {"width": width, "height": 900}
+        tab = browser.new_page(color_scheme=scheme, viewport=size)
+        for name in ("summary", "feedback/learner-03", "feedback/eve"):
+            tab.goto((tmp_path / f"{name}.html").as_uri())
+            tab.evaluate(AXE.read_text("utf-8"))
+            assert not tab.evaluate(OVERFLOW), (name, width)
+            assert not axe(tab), (name, scheme)
+        tab.close()
 
 
 def test_a_sentence_may_hold_code_and_nothing_else():
@@ -115,9 +127,9 @@ def test_a_failure_is_told_with_its_property_input_words_and_hint():
     html = of(g.record("ada", g.task("2.1", "failed", 1, lab="passed")))
     for said in (
         "What does not hold: <strong>best first</strong>",
-        "<pre>3 tokens, 4 experts</pre>",
-        "<pre>[0, 1]\n[2, 3]</pre>",
-        "<pre>[1, 0]\n[2, 3]</pre>",
+        '<pre tabindex="0">3 tokens, 4 experts</pre>',
+        '<pre tabindex="0">[0, 1]\n[2, 3]</pre>',
+        '<pre tabindex="0">[1, 0]\n[2, 3]</pre>',
         "The order was lost: best first is asked for.",
         "Which argument of topk sorts?",
         "1 of 3 hold",

@@ -17,6 +17,7 @@ from tiny_lm.course.grade.page import (
     prose,
     share,
     sign,
+    table,
 )
 from tiny_lm.course.grade.results import STATUS, Result, TaskResult, shown
 
@@ -71,10 +72,7 @@ def _table(one: Result) -> str:
     )
     heads = '<th scope="col">Task</th><th scope="col">What was written</th>'
     heads += '<th scope="col">Result</th><th scope="col" class="number">Points</th>'
-    return (
-        f'<h2>Your tasks</h2><div class="box"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    return f"<h2>Your tasks</h2>{table(heads, rows)}"
 
 
 def _open_tasks(one: Result) -> str:

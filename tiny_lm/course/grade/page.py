@@ -38,12 +38,20 @@ def name(value: object) -> str:
 
 def pre(text: str) -> str:
     """Text as it was printed."""
-    return f"<pre>{esc(text)}</pre>"
+    return f'<pre tabindex="0">{esc(text)}</pre>'
 
 
 def fold(title: str, body: str) -> str:
     """What is shown on request."""
     return f"<details><summary>{esc(title)}</summary>{body}</details>"
+
+
+def table(heads: str, rows: str) -> str:
+    """A table that scrolls inside its box where a phone is too narrow."""
+    return (
+        f'<div class="box" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
 
 
 def kind(status: str) -> str:

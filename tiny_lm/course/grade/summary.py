@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from tiny_lm.course.grade.gradebook import task_ids
-from tiny_lm.course.grade.page import esc, kind, name, page, prose, share, sign
+from tiny_lm.course.grade.page import esc, kind, name, page, prose, share, sign, table
 from tiny_lm.course.grade.results import STATUS, Result, TaskResult, shown
 
 MANY = 3  # properties of a task that are worth naming
@@ -175,13 +175,14 @@ def _for_a_person(results: Sequence[Result], left: Sequence[str]) -> str:
         f"<td>{esc(says)}{f' ({esc(cell)})' if cell else ''}</td></tr>"
         for one, what, cell, says in rows
     )
+    heads = "".join(
+        f'<th scope="col">{h}</th>' for h in ("Learner", "What", "In words")
+    )
     return (
         f"{said}<h2>For a person to look at</h2>"
         '<p class="soft">None of this took or gave a point. What is called suspicious '
         "is not shown to the learner: it may be harmless.</p>"
-        '<div class="box"><table><thead><tr><th scope="col">Learner</th>'
-        '<th scope="col">What</th><th scope="col">In words</th></tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
+        f"{table(heads, lines)}"
     )
 
 
