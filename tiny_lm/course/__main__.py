@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tiny_lm import console
+from tiny_lm.course.grade import command
 
 
 def main(arguments: list[str] | None = None) -> int | None:
@@ -16,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     commands = parser.add_subparsers(required=True)
     labs = commands.add_parser("labs", help="write the labs anew from solutions/*.py")
     labs.set_defaults(run=_labs)
+    command.add(commands)
     mutants = commands.add_parser("mutants", help="try the answers kept beside checks")
     mutants.add_argument("--lab", help="of this lab alone, as in 02_moe")
     mutants.add_argument("--seed", type=int, default=0, help="of the random inputs")
