@@ -1,6 +1,6 @@
 """Grading a class: learner's code in one process, the checks in another.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
     judge    runs the pristine checks, and never a line that a learner wrote

@@ -1,6 +1,6 @@
 """What a call did to its arguments: told in a worker, done again by the judge.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 """
 

@@ -1,6 +1,6 @@
 """Messages between a judge and a worker: a line of JSON, then bytes; with limits.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 """
 

@@ -1,6 +1,6 @@
 """`python -m tiny_lm.course grade`: what it takes, and what it says.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 """
 
@@ -22,10 +22,10 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--timeout",
         type=_seconds,
-        default=60.0,
+        default=30.0,
         metavar="S",
         dest="timeout_s",
-        help="for one task (default: 60)",
+        help="seconds for one task (default: 30)",
     )
     parser.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="i/n", help="every n-th alone"

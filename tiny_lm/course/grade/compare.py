@@ -1,6 +1,6 @@
 """A learner's notebook beside the lab it was made from: what is whose, what is odd.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 """
 
@@ -16,7 +16,13 @@ from tiny_lm.course.grade.notebook import (
     check_of,
     task_of,
 )
-from tiny_lm.course.grade.slices import DEFINES, Slicer, Statement, statements
+from tiny_lm.course.grade.slices import (
+    DEFINES,
+    Place,
+    Slicer,
+    Statement,
+    statements,
+)
 
 ODD = {  # in a learner's cells: for a person to look at
     "get_ipython": r"\bget_ipython\b|\binput_transformers?\b|\bInteractiveShell\b",
@@ -46,7 +52,7 @@ class Submission:
 
     slicer: Slicer
     notes: list[dict[str, str]] = field(default_factory=list)
-    places: dict[str, int] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
     claims: set[str] = field(default_factory=set)
     answers: dict[str, Cell] = field(default_factory=dict)
     extra: list[Cell] = field(default_factory=list)
@@ -70,8 +76,11 @@ def compare(mine: Notebook, lab: Notebook, tasks: list[Task]) -> Submission:
     _require_lab(mine, {task.id for task in tasks}, names)
     own: list[Statement] = []
     met: set[str] = set()
-    for place, cell in enumerate(mine.cells):
+    order = {cell.name: place for place, cell in enumerate(lab.cells)}
+    place = -1, 0
+    for cell in mine.cells:
         like = theirs.get(cell.name) if cell.name not in met else None
+        place = (place[0], place[1] + 1) if like is None else (order[cell.name], 0)
         if cell.name in met and cell.name in theirs:
             says = "It stands there more than once; the first counts as the lab's."
             submission.note("duplicated cell", cell.name, says)
@@ -85,7 +94,8 @@ def compare(mine: Notebook, lab: Notebook, tasks: list[Task]) -> Submission:
                 submission.extra.append(cell)
     _missing(submission, lab, met, mine)
     _order(submission, mine, lab)
-    away = [s for c in lab.code() if not task_of(c) for s in statements(c, -1)]
+    away = [s for c in lab.code() if not task_of(c) for s in statements(c, (-1, 0))]
+    own.sort(key=lambda x: x.place)
     submission.slicer = Slicer(own, away, names)
     return submission
 
@@ -100,7 +110,7 @@ def _require_lab(mine: Notebook, ids: set[str], names: list[str]) -> None:
     defined = {
         x.node.name
         for c in mine.code()
-        for x in statements(c, 0)
+        for x in statements(c, (0, 0))
         if isinstance(x.node, DEFINES)
     }
     if not defined & {*names}:
@@ -145,7 +155,7 @@ def _checked_in(cell: Cell) -> str:
     return f"{found[1]}.{found[2]}" if found and cell.kind == "code" else ""
 
 
-def _whose(cell: Cell, like: Cell | None, place: int) -> list[Statement]:
+def _whose(cell: Cell, like: Cell | None, place: Place) -> list[Statement]:
     """The cell's statements; what the lab defines in it is taken from the lab."""
     mine = statements(cell, place)
     if like is None or task_of(like) or _bare(cell) == _bare(like):

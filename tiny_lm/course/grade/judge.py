@@ -1,13 +1,15 @@
 """Judges a learner's answers: pristine checks, fresh inputs, and none of their code.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 """
 
 import contextlib
 import io
+import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from tiny_lm.course.checks.answer import NotDone
 from tiny_lm.course.checks.comm.patience import ENDLESS
 from tiny_lm.course.checks.expect import Mismatch
+from tiny_lm.course.checks.guard import restore, settings
 from tiny_lm.course.checks.report import Outcome
 from tiny_lm.course.checks.task import Task
 from tiny_lm.course.grade.channel import Gone
@@ -23,6 +26,7 @@ from tiny_lm.course.grade.compare import Submission, syntax_error
 from tiny_lm.course.grade.distant import Distant
 from tiny_lm.course.grade.sandbox import Limits, Order
 from tiny_lm.course.grade.session import Session
+from tiny_lm.course.grade.slices import LAST
 from tiny_lm.course.grade.spaces import Measures
 from tiny_lm.course.grade.zygote import Zygote
 from tiny_lm.course.labs.generator import ROOT
@@ -50,7 +54,7 @@ class Court:
     zygote: Zygote
     measures: Measures
     seed: int = 0
-    timeout_s: float = 60.0
+    timeout_s: float = 30.0
     reference: bool = False
     hidden: list[str] = field(default_factory=list)
 
@@ -67,6 +71,7 @@ class Court:
         return Order(
             slot=slot,
             hidden=[*hidden, *self.hidden],
+            keep=[str(course)] * self.reference,
             folder=folder,
             limits=asdict(limits),
             measures=asdict(self.measures),
@@ -114,8 +119,10 @@ def _judge(
     order: Order,
 ) -> Verdict:
     passed = {v.task.name for v in before if v.passed}
-    until = submission.places.get(task.id, 10**9)
-    needed = submission.slicer.of(task.name, until, passed.__contains__)
+    until = submission.places.get(task.id, LAST)
+    earlier = [v.task.name for v in before]
+    slicer = submission.slicer
+    needed = slicer.of(task.name, until, passed.__contains__, earlier)
     texts = tuple(one.text for one in task.properties)
     nothing = Outcome(texts, 0, done=False)
     if not needed.found:
@@ -127,7 +134,7 @@ def _judge(
     end = time.monotonic() + court.timeout_s
     session: Session | None = None
     try:
-        with court.zygote.start(order) as channel:
+        with patient(court.timeout_s + 5), court.zygote.start(order) as channel:
             session = Session(channel, end, Distant)
             loaded = session.load(needed.cells, task.name, stand_ins)
             if loaded.get("there") is not True:
@@ -163,7 +170,7 @@ def _status(gone: Gone) -> str:
 def _tried(court: Court, task: Task, function: Distant) -> Verdict:
     """The check's properties, one after another, as the lab asks for them."""
     texts = tuple(one.text for one in task.properties)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _as_before():
         for passed, one in enumerate(task.properties):
             start = time.monotonic()
             try:
@@ -178,6 +185,11 @@ def _tried(court: Court, task: Task, function: Distant) -> Verdict:
                 mismatch = Mismatch("", "a result", "none", says)
                 outcome = Outcome(texts, passed, one.text, mismatch)
                 return Verdict(task, _status(gone), outcome, says)
+            except Exception as error:  # what came back was too odd to be looked at
+                says = f"What came back cannot be compared ({type(error).__name__})."
+                mismatch = Mismatch("", "a result", "something else", says)
+                outcome = Outcome(texts, passed, one.text, mismatch)
+                return Verdict(task, "stopped", outcome, says)
             if found is not None:
                 outcome = Outcome(texts, passed, one.text, *found)
                 return Verdict(task, "failed", outcome)
@@ -185,7 +197,33 @@ def _tried(court: Court, task: Task, function: Distant) -> Verdict:
 
 
 @contextlib.contextmanager
-def silence() -> Any:
+def _as_before() -> Iterator[None]:
+    """Settings that hold for all are put back, whatever a call changed."""
+    before = settings()
+    try:
+        yield
+    finally:
+        restore(before)
+
+
+@contextlib.contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """An end to this process's own work, too: it answers what a learner asks."""
+
+    def enough(*_: Any) -> None:
+        raise Gone("timeout")
+
+    before = signal.signal(signal.SIGALRM, enough)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
     """Nothing that a learner's function prints comes out here."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

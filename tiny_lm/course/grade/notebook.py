@@ -1,6 +1,6 @@
 """A submission as text: cells of a learner beside those of the lab they were made from.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
 Nothing is run here, and outputs are not looked at but to say that they were edited.

@@ -1,6 +1,6 @@
 """What is written down of a submission: one JSON file a learner.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
 Some of its texts come from a learner. They are cut and without control characters, and
@@ -108,7 +108,7 @@ def of_verdict(verdict: Verdict) -> dict[str, Any]:
         "got": mismatch.got,
         "words": mismatch.because or verdict.says,
         "printed": outcome.printed,
-        "report": task.report(outcome) if not verdict.says else _report(verdict),
+        "report": _report(verdict),
     }
     return {
         **_task(task),
@@ -122,4 +122,7 @@ def of_verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _report(verdict: Verdict) -> str:
+    """As the lab prints it; where nothing was checked, why not."""
+    if verdict.outcome.mismatch or not verdict.says:
+        return verdict.task.report(verdict.outcome)
     return f"Task {verdict.task.id}  {verdict.task.name}\n  {verdict.says}"

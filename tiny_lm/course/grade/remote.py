@@ -1,6 +1,6 @@
 """What stands in a learner's process for a thing that stays with the judge.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
 A road, a layer or a group of ranks is not sent: whoever had it could write down what

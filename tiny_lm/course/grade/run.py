@@ -1,6 +1,6 @@
 """Grade a folder: several submissions at once, each judged in a process of its own.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 """
 
@@ -20,11 +20,12 @@ from typing import Any
 
 import tqdm
 
-from tiny_lm.course.grade import notebook, records, spaces, submissions
+from tiny_lm.course.grade import notebook, records, spaces
 from tiny_lm.course.grade.judge import Court, silence
 from tiny_lm.course.grade.notebook import Notebook, Unreadable
+from tiny_lm.course.grade.reports import write_reports
 from tiny_lm.course.grade.single import opened, record_of
-from tiny_lm.course.grade.submissions import Found
+from tiny_lm.course.grade.submissions import Found, find
 from tiny_lm.files import read_json, write_whole
 
 MARGIN_S = 60.0  # beyond the sum of a submission's time limits
@@ -45,15 +46,16 @@ class Graded:
 
 
 def grade_folder(
-    folder: Path,
+    submissions: Path,
     lab: str,
     out: Path,
     *,
     jobs: int | None = None,
-    timeout_s: float = 60.0,
+    timeout_s: float = 30.0,
     shard: tuple[int, int] = (1, 1),
     seed: int | None = None,
     reference: bool = False,
+    lab_run: str = "none",
     say: Callable[[str], object] = print,
 ) -> Graded:
     """Grade every submission of a folder; those that are graded already stay.
@@ -70,12 +72,13 @@ def grade_folder(
         ValueError: wrong use; nothing has been done then.
     """
     start = time.monotonic()
-    found, other = submissions.find(Path(folder), lab)
+    found, other = find(Path(submissions), lab)
     lab_cells = notebook.pristine(lab)
     found = found[shard[0] - 1 :: shard[1]]
     _require_posix()
     seed = _seed_of(out, lab, seed)
-    hidden = [os.path.realpath(x) for x in (folder, out)]
+    theirs = submissions if submissions.is_dir() else submissions.parent
+    hidden = [os.path.realpath(x) for x in (theirs, out)]
     with opened(lab, seed, timeout_s, reference, hidden) as court:
         say(f"Grading {len(found)} of {lab}. Protected by: {'; '.join(_words(court))}.")
         if other:
@@ -83,6 +86,8 @@ def grade_folder(
         graded = Graded()
         _run_all(court, lab_cells, found, out, jobs or os.cpu_count() or 1, graded, say)
     graded.seconds = time.monotonic() - start
+    if graded.records:
+        write_reports(out, [*graded.left])
     return graded
 
 

@@ -1,6 +1,6 @@
 """Submissions made of our own answers: for tests, benchmarks and a first try.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 """
 

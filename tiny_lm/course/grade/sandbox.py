@@ -1,6 +1,6 @@
 """A process that may run anything: what it can reach, and how it ends.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
 Each measure is taken where the system has it, and `Measures.words` says which are. The
@@ -11,6 +11,7 @@ outer one ends all that is left of it.
 
 import contextlib
 import ctypes
+import itertools
 import os
 import resource
 import select
@@ -26,6 +27,7 @@ from tiny_lm.course.grade.spaces import (
     DEATH,
     DUMPABLE,
     NO_NEW_PRIVS,
+    NOBODY,
     NODEV,
     NOEXEC,
     NOSUID,
@@ -38,8 +40,6 @@ from tiny_lm.course.grade.spaces import (
     prctl,
     unshare,
 )
-
-NOBODY = 61_000  # first of the user numbers that learners' processes take
 
 
 @dataclass
@@ -59,12 +59,14 @@ class Order:
 
     Args:
         hidden: folders that are not there.
+        keep: what is there, though a folder above it is hidden.
         folder: of its own; gone with it.
     """
 
     kind: str = "worker"
     slot: int = 0
     hidden: list[str] = field(default_factory=list)
+    keep: list[str] = field(default_factory=list)
     folder: str = ""
     limits: dict = field(default_factory=lambda: asdict(Limits()))
     measures: dict = field(default_factory=dict)
@@ -82,14 +84,13 @@ def confine(order: Order, life: socket.socket, run: Callable[[], None]) -> None:
     os.setsid()
     prctl(DEATH, signal.SIGKILL)
     prctl(SUBREAPER, 1)
-    with contextlib.suppress(OSError):
-        if here.spaces:
-            unshare(here)
-            mounts(order.hidden, order.folder)
+    if here.spaces:  # found out to work: else it ends here, and nothing is run
+        unshare(here)
+        mounts(order.hidden, order.folder, order.keep)
     inner = os.fork()
     if not inner:
         _inner(here, order, life, run)
-    _watch(inner, life)
+    _watch(inner, life, int(1.5 * Limits(**order.limits).memory_bytes))
     os._exit(0)
 
 
@@ -100,8 +101,7 @@ def _inner(here: Measures, order: Order, life: socket.socket, run: Callable) -> 
         os.setsid()
         prctl(DEATH, signal.SIGKILL)
         if here.spaces:
-            with contextlib.suppress(OSError):
-                call("mount", "proc", "/proc", "proc", NOSUID | NODEV | NOEXEC, 0)
+            _own_processes()
             with contextlib.suppress(OSError):
                 loopback()
         _settle(order)
@@ -112,6 +112,16 @@ def _inner(here: Measures, order: Order, life: socket.socket, run: Callable) -> 
         code = 1
     finally:
         os._exit(code)
+
+
+def _own_processes() -> None:
+    """Let `/proc` show the new namespace, or nothing."""
+    for kind in ("proc", "tmpfs"):
+        try:
+            call("mount", kind, "/proc", kind, NOSUID | NODEV | NOEXEC, 0)
+            return
+        except OSError:
+            continue
 
 
 def _settle(order: Order) -> None:
@@ -197,20 +207,25 @@ def _drop_capabilities() -> None:
     libc().capset(head, (ctypes.c_uint32 * 6)())
 
 
-def _watch(inner: int, life: socket.socket) -> None:
-    """Wait until the inner process has ended, or is to end; then end what is left."""
+def _watch(inner: int, life: socket.socket, most_bytes: int) -> None:
+    """Wait until the inner process has ended, or is to end; then end what is left.
+
+    Args:
+        most_bytes: that it and all below it may take together.
+    """
     life.setblocking(False)
     life.sendall(f"{inner}\n".encode())
-    while True:
+    for turn in itertools.count(1):
         if os.waitpid(inner, os.WNOHANG)[0]:
             break
-        if select.select([life], [], [], 0.05)[0]:
+        heavy = turn % 4 == 0 and _memory([inner, *_below(inner)]) > most_bytes
+        if heavy or select.select([life], [], [], 0.05)[0]:
             with contextlib.suppress(OSError):
                 os.kill(inner, signal.SIGKILL)
             os.waitpid(inner, 0)
             break
     for _ in range(200):
-        left = [*_children()]
+        left = [*_below(os.getpid())]
         if not left:
             break
         for one in left:
@@ -221,16 +236,20 @@ def _watch(inner: int, life: socket.socket) -> None:
                 pass
 
 
-def _children() -> Iterator[int]:
-    """All processes below this one."""
-    parents: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def _below(process: int) -> Iterator[int]:
+    """All processes below one; none where the system does not say."""
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError, ValueError):
+            for child in map(int, children.read_text().split()):
+                yield child
+                yield from _below(child)
+
+
+def _memory(processes: list[int]) -> int:
+    """Bytes of these processes, what they share with the zygote counted once."""
+    pages = 0
+    for one in processes:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            text = stat.read_text()
-            parent = int(text.rpartition(")")[2].split()[1])
-            parents.setdefault(parent, []).append(int(stat.parent.name))
-    waiting = [*parents.get(os.getpid(), [])]
-    while waiting:
-        one = waiting.pop()
-        yield one
-        waiting += parents.get(one, [])
+            _, resident, shared, *_ = Path(f"/proc/{one}/statm").read_text().split()
+            pages += int(resident) - int(shared)
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,6 @@
 """A judge's talk with one worker: what goes out, and the questions that come back.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
 What goes out may be pickled, since this side can be trusted; what comes in is data and

@@ -1,13 +1,13 @@
 """Grade one submission: read it, judge it, and write down what came of it.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 """
 
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,21 @@ from tiny_lm.course.grade.zygote import Zygote
 def opened(
     lab: str,
     seed: int = 0,
-    timeout_s: float = 60.0,
+    timeout_s: float = 30.0,
     reference: bool = False,
     hidden: list[str] | None = None,
+    only: Collection[str] = (),
 ) -> Iterator[Court]:
-    """All that is needed to judge submissions of a lab, and warm."""
+    """All that is needed to judge submissions of a lab, and warm.
+
+    Args:
+        only: tasks; all of the lab's where none is named.
+    """
     torch.set_num_threads(1)
     measures = spaces.measures()
     spaces.prctl(spaces.DUMPABLE, 0)
     with Zygote(lab, reference) as zygote:
-        tasks = tasks_of(lab)
+        tasks = [t for t in tasks_of(lab) if not only or t.id in only]
         court = Court(
             lab, tasks, zygote, measures, seed, timeout_s, reference, hidden or []
         )
@@ -46,6 +51,7 @@ def opened(
         if lab == "05_comm":  # ranks would go along into every copy of this process
             gpus().close()
             gpus.cache_clear()
+        zygote.wait()
         yield court
 
 

@@ -1,6 +1,6 @@
 """What of a notebook a function needs: statement by statement, from whatever cells.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
 A notebook trains models between its tasks. To check a function, only the statements
@@ -16,6 +16,8 @@ from functools import cached_property
 
 from tiny_lm.course.grade.notebook import STUB, Cell, tree_of
 
+Place = tuple[int, int]  # of a cell: the lab's before it, and the how-manieth since
+LAST: Place = (10**9, 0)
 DEFINES = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -23,7 +25,7 @@ DEFINES = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 class Statement:
     """One statement of a cell, at the cell's top level."""
 
-    place: int  # of its cell; -1 where the learner's notebook has it not
+    place: Place  # of its cell
     cell: str
     text: str  # of the whole cell
     node: ast.stmt
@@ -73,10 +75,17 @@ class Statement:
         return range(min(first) - 1, self.node.end_lineno or self.node.lineno)
 
 
-def statements(cell: Cell, place: int) -> list[Statement]:
-    """Those of a cell; none where it is no Python."""
+def statements(cell: Cell, place: Place) -> list[Statement]:
+    """Those of a cell that can be made sense of; none where it is no Python."""
     tree, text = tree_of(cell.source)
-    return [Statement(place, cell.name, text, x) for x in tree.body] if tree else []
+    found = []
+    for node in tree.body if tree else []:
+        one = Statement(place, cell.name, text, node)
+        try:
+            found += [one] * bool(one.binds | one.touches | one.reads | {""})
+        except (RecursionError, SyntaxError, ValueError, MemoryError):
+            continue  # nested beyond all measure
+    return found
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
@@ -141,19 +150,26 @@ class Slicer:
     ) -> None:
         self.own, self.lab, self.tasks = own, lab, {*tasks}
 
-    def of(self, name: str, until: int, passed: Callable[[str], bool]) -> Slice:
+    def of(
+        self,
+        name: str,
+        until: Place,
+        passed: Callable[[str], bool],
+        earlier: Sequence[str],
+    ) -> Slice:
         """What the function of a task needs.
 
         Args:
             until: place of the check: what is bound later counts only where nothing
                 is bound before.
             passed: whether another task's own answer may be used.
+            earlier: names of the tasks for which ours may stand in.
         """
         found, taken = Slice(), dict[Statement, None]()
         waiting, seen = [name], {name}
         while waiting:
             now = waiting.pop()
-            if now in self.tasks and now != name and not passed(now):
+            if now in earlier and not passed(now):
                 found.stand_ins.append(now)
                 continue
             some = self._binding(now, until)
@@ -168,7 +184,7 @@ class Slicer:
         found.cells = _cut(taken)
         return found
 
-    def _binding(self, name: str, until: int) -> list[Statement]:
+    def _binding(self, name: str, until: Place) -> list[Statement]:
         """The statements that make a name what it is at its check."""
         for some in (self.own, self.lab):
             every = [x for x in some if name in x.binds and not _kept(x, self.tasks)]
@@ -202,7 +218,7 @@ def _kept(x: Statement, tasks: set[str]) -> bool:
 
 def _cut(taken: dict[Statement, None]) -> list[tuple[str, str]]:
     """The cells with these statements alone, each on the lines where it stood."""
-    by_cell: dict[tuple[int, str, str], set[int]] = {}
+    by_cell: dict[tuple[Place, str, str], set[int]] = {}
     order = sorted(taken, key=lambda x: (x.place, x.lines.start))
     for x in order:
         by_cell.setdefault((x.place, x.cell, x.text), set()).update(x.lines)

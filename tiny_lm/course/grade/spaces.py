@@ -1,6 +1,6 @@
 """Namespaces and mounts of Linux: what a process can see, and what works here.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 """
 
@@ -10,9 +10,11 @@ import functools
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 NEWNS, NEWUTS, NEWIPC = 0x20000, 0x4000000, 0x8000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -20,7 +22,9 @@ SPACES = NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT = 1, 2, 4, 8, 32
 BIND, REC, PRIVATE = 4096, 16384, 1 << 18
 DEATH, DUMPABLE, SUBREAPER, NO_NEW_PRIVS, BOUND_DROP = 1, 4, 36, 38, 24
+NOBODY = 61_000  # first of the user numbers that learners' processes take
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
+PRIVATE_FOLDERS = ("/home", "/root", "/run", "/var/run")
 
 
 @dataclass
@@ -90,8 +94,23 @@ def measures() -> Measures:
         if _works(lambda one=one: (unshare(one), mounts([], ""))):
             found = one
             break
-    found.user = root and not found.user_space and _readable_for_all()
+    found.user = root and not found.user_space and _works(lambda: _as_nobody(found))
     return found
+
+
+def _as_nobody(here: Measures) -> None:
+    """See as another user what is needed.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if here.spaces:
+        unshare(here)
+        mounts([], "")
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    for file in (os.__file__, ctypes.__file__, functools.__file__, torch.__file__):
+        Path(file).read_bytes()
+    os.listdir(sys.prefix)
 
 
 def _works(tried: Callable[[], object]) -> bool:
@@ -105,16 +124,6 @@ def _works(tried: Callable[[], object]) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def _readable_for_all() -> bool:
-    """Whether another user can import what is needed."""
-    for start in (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)):
-        folder = Path(start).resolve()
-        for one in (folder, *folder.parents):
-            if not one.stat().st_mode & 0o001:
-                return False
-    return True
-
-
 def loopback() -> None:
     """Switch on the network inside the machine, which kernels of notebooks need."""
     import fcntl
@@ -125,23 +134,38 @@ def loopback() -> None:
         fcntl.ioctl(one.fileno(), 0x8914, up)
 
 
-def mounts(hidden: list[str], folder: str) -> None:
-    """A disk that can be read only, without what is hidden."""
+def mounts(hidden: list[str], folder: str, keep: Sequence[str] = ()) -> None:
+    """A disk that can be read only, without what is hidden or private.
+
+    Args:
+        hidden: folders that are not there.
+        folder: to write into.
+        keep: what is there, though a folder above it is hidden.
+    """
     call("mount", "none", "/", 0, REC | PRIVATE, 0)
     for point, flags in [*_mounted()]:
         with contextlib.suppress(OSError):
             call("mount", "none", point, 0, REMOUNT | BIND | RDONLY | flags, 0)
-    needed = {os.path.realpath(x) for x in (sys.prefix, sys.base_prefix, *hidden)}
-    for one in TEMPORARY:
-        inside = [x for x in needed if x.startswith(one + "/")]
-        if os.path.isdir(one) and not set(inside) - {*hidden}:
-            with contextlib.suppress(OSError):
-                _empty(one, "mode=1777,size=64m")
-    for one in hidden:
-        if os.path.isdir(one):
-            _empty(one, "mode=0755,size=4k")
+    needed = {os.path.realpath(x) for x in (sys.prefix, sys.base_prefix, *keep)}
+    for one in (*PRIVATE_FOLDERS, os.path.expanduser("~"), *TEMPORARY, *hidden):
+        if os.path.isdir(one) and os.path.realpath(one) != "/":
+            _cover(os.path.realpath(one), one in TEMPORARY, needed)
     if folder and not _writable(folder):
-        _empty(folder, "mode=0777,size=64m")
+        _cover(folder, True, set())
+
+
+def _cover(folder: str, writable: bool, needed: set[str]) -> None:
+    """Put an empty folder over one; what is needed of it stays where it is."""
+    inside = [x for x in needed if x.startswith(folder + "/")]
+    if folder in needed or not os.access(folder, os.X_OK):
+        return
+    handles = {path: os.open(path, os.O_PATH) for path in inside}
+    options = "mode=1777,size=64m" if writable else "mode=0755,size=1m"
+    call("mount", "tmpfs", folder, "tmpfs", NOSUID | NODEV, options)
+    for path, handle in handles.items():
+        os.makedirs(path)
+        call("mount", f"/proc/self/fd/{handle}", path, "", BIND | REC, 0)
+        os.close(handle)
 
 
 def _writable(folder: str) -> bool:
@@ -152,10 +176,6 @@ def _writable(folder: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _empty(folder: str, options: str) -> None:
-    call("mount", "tmpfs", folder, "tmpfs", NOSUID | NODEV, options)
 
 
 def _mounted() -> Iterator[tuple[str, int]]:

@@ -1,6 +1,6 @@
 """Whose notebooks lie in a folder, and how a learner's name becomes a file's.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
     FOLDER/ada.ipynb                     ada
@@ -36,10 +36,12 @@ class Found:
     def file(self) -> str:
         """A file name of its own, made of the learner's name."""
         plain = SAFE.sub("_", self.learner).strip("._") or "learner"
-        if plain == self.learner and len(plain) <= 80:
+        if plain == self.learner and len(plain.encode()) <= 150:
             return plain
         digest = hashlib.sha256(self.learner.encode("utf-8", "surrogatepass"))
-        return f"{plain[:80]}-{digest.hexdigest()[:8]}"
+        return (
+            f"{plain.encode()[:100].decode(errors='ignore')}-{digest.hexdigest()[:8]}"
+        )
 
 
 def find(folder: Path, lab: str) -> tuple[list[Found], list[str]]:

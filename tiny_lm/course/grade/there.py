@@ -1,6 +1,6 @@
 """A worker's surroundings: what of `tiny_lm` is there, and calls between ranks.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
 Answers are not there. A name that a lab imports at its top but no answer needs is a

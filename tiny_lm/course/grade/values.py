@@ -1,6 +1,6 @@
 """Values as they come from a learner's process: a tree of JSON, and bytes of tensors.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
 Nothing here is ever unpickled. What is no number, text, list or tensor arrives as a
@@ -37,6 +37,8 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 DEPTH = 12  # of lists in lists
 MANY = 200_000  # values in one tree
 TEXT = 20_000  # characters of a text
+BITS = 900  # of a whole number; larger ones are infinite
+HEAVY = 64_000_000  # bytes of a tensor
 LISTED = 10_000  # things that an iterator may give
 
 
@@ -81,7 +83,7 @@ class Sender:
         """The value as JSON knows it."""
         if x is None or isinstance(x, bool | str):
             return x[:TEXT] if isinstance(x, str) else x
-        if type(x) is float or (type(x) is int and x.bit_length() < 900):
+        if type(x) is float or (type(x) is int and x.bit_length() <= BITS):
             return x
         if type(x) is int:
             return ["i", 1 if x > 0 else -1]
@@ -162,6 +164,8 @@ class Receiver:
         self.left -= 1
         if self.left < 0 or depth > DEPTH + 2:
             raise Malformed("too many values")
+        if type(node) is int and node.bit_length() > BITS:
+            return math.inf if node > 0 else -math.inf
         if node is None or isinstance(node, bool | int | float):
             return node
         if isinstance(node, str):

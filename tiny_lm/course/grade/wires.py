@@ -1,6 +1,6 @@
 """What a learner's function may ask of the judge's things, and calls between ranks.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 """
 

@@ -1,6 +1,6 @@
 """Runs learners' functions, and answers in data: the other end of `distant`.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
 All of this runs beside a learner's code and can be changed by it. So nothing here is
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tiny_lm.course.checks.guard import restore, settings
 from tiny_lm.course.checks.work import Work
-from tiny_lm.course.grade import after, remote
+from tiny_lm.course.grade import after, remote, there
 from tiny_lm.course.grade.channel import Channel
 from tiny_lm.course.grade.values import Receiver, Sender
 
@@ -91,7 +91,6 @@ class Worker:
         self.space: dict[str, Any] = {"__name__": "lab"}
         self.functions: list[Any] = []
         self.graphs: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
-        self.noted: list[str] = []
         remote.ask_by(self.ask)
 
     def serve(self) -> None:
@@ -101,7 +100,7 @@ class Worker:
             head, blobs = self.channel.receive()
             does = {"load": self.load, "call": self.call, "back": self.back}
             reply, sent = does[head["kind"]](head, blobs)
-            reply["noted"], self.noted = self.noted[:20], []
+            reply["noted"] = there.noted[:20]
             self.channel.send(reply, sent)
 
     def load(self, head: dict[str, Any], blobs: list[bytes]) -> tuple[dict, list]:
@@ -141,7 +140,7 @@ class Worker:
             restore(before)
         sender = Results(self._special, arguments)
         if not reply:
-            reply = {"kind": "result", "value": sender.tree(value)}
+            reply = _told_value(sender, value)
             if sender.outputs:
                 inputs = list(remote.wanting(list(arguments)))
                 self.graphs[head["graph"]] = sender.outputs, inputs
@@ -204,6 +203,14 @@ class Worker:
                 self.functions.append(x)
             return ["f", self.functions.index(x), getattr(x, "__name__", "function")]
         return None
+
+
+def _told_value(sender: Results, value: Any) -> dict[str, Any]:
+    try:
+        return {"kind": "result", "value": sender.tree(value)}
+    except Exception as error:  # a learner's own class, iterator, __repr__ …
+        sender.outputs.clear()
+        return _refusal(error)
 
 
 def _refusal(error: BaseException) -> dict[str, Any]:

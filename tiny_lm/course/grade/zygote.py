@@ -1,6 +1,6 @@
 """A process that has imported all and runs nothing: workers are its copies.
 
-Chapter: teaching
+Chapter: appendix/teaching
 Source: course
 
 It is started with an empty environment, and its copies know neither the references nor
@@ -37,6 +37,7 @@ def main(fd: int, lab: str, reference: bool) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control = socket.socket(fileno=fd)
     _warm(lab, reference)
+    control.send(b"ready")
     while True:
         asked, handles, _, _ = socket.recv_fds(control, 65536, 2)
         if not asked:
@@ -68,8 +69,27 @@ def _warm(lab: str, reference: bool) -> None:
     torch.set_num_threads(1)
     numpy.random.get_state()
     there.furnish(lab, reference)
+    _import_late(worker.Work)
     gc.collect()
     gc.freeze()
+
+
+def _import_late(counting: type) -> None:
+    """What torch imports only where it is used first: once here, not in each copy."""
+    import einops
+    import torch
+    from torch.nn import functional
+
+    x = torch.ones(2, 2, requires_grad=True)
+    with counting():
+        y = einops.rearrange(functional.softmax(x @ x, -1), "a b -> b a")
+    torch.autograd.grad(y.sum(), [x], allow_unused=True)
+    functional.one_hot(torch.tensor([1]), 2)
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(x).sum().backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
 
 
 def _serve(order: Order, talk: socket.socket, life: socket.socket) -> None:
@@ -105,6 +125,21 @@ class Zygote:
             start_new_session=True,
         )
         theirs.close()
+
+    def wait(self) -> None:
+        """Until it is warm.
+
+        Raises:
+            RuntimeError: it does not start.
+        """
+        self.control.settimeout(120)
+        try:
+            came = self.control.recv(16)
+        except OSError:
+            came = b""
+        self.control.settimeout(None)
+        if came != b"ready":
+            raise RuntimeError("the process that runs learners' code does not start")
 
     def start(self, order: Order) -> "Started":
         """A new worker."""
