@@ -1,9 +1,10 @@
-"""The command line: train, generate, cost.
+"""The command line: train, generate, export, cost.
 
 Chapter: 06_together/full_model
 
     python -m tiny_lm train tiny --ranks 4
     python -m tiny_lm generate runs/tiny-1 --prompt "def "
+    python -m tiny_lm export runs/tiny-1 released
     python -m tiny_lm cost deepseek_v3
 
 Bad input ends in one line and exit code 2, before any process starts.
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tiny_lm import console, costs, runs
+from tiny_lm import console, costs, hub, runs
 from tiny_lm.config import PRESETS, TrainConfig, preset
 from tiny_lm.files import to_json
 from tiny_lm.generate import generate, stream
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands.add_parser("train", help="train a preset and save the run"))
     _add_generate(commands.add_parser("generate", help="continue a prompt"))
+    _add_export(commands.add_parser("export", help="write a transformers folder"))
     cost = commands.add_parser("cost", help="parameters, FLOPs, cache, hours")
     cost.add_argument("preset", nargs="?", default="tiny", help=", ".join(PRESETS))
     cost.add_argument("--json", action="store_true", help="one JSON object")
@@ -67,12 +69,21 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", type=Path, help="folder of a saved run")
+    add("run", type=Path, help="folder of a saved run, or one that was exported")
     add("--prompt", required=True)
     add("--bytes", type=int, default=200, help="length of the continuation")
     add("--temperature", type=float, default=0.8)
     add("--top-p", type=float, default=0.95)
     add("--seed", type=int, default=0)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", type=Path, help="folder of a saved run")
+    add("folder", type=Path, help="where to; it must be empty, or not there")
+    add("--fp8", action="store_true", help="matrices in FP8, as DeepSeek releases them")
+    size = f"largest file of weights, default {hub.SHARD_BYTES:,}"
+    add("--shard-bytes", type=int, default=hub.SHARD_BYTES, help=size)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -129,7 +140,8 @@ def _generate(args: argparse.Namespace) -> None:
         raise ValueError(f"--bytes must be positive, got {args.bytes}")
     if not -(2**63) <= args.seed < 2**63:
         raise ValueError(f"--seed has 64 bits, got {args.seed}")
-    model = runs.load_model(args.run)
+    load = hub.load_for_bytes if hub.is_released(args.run) else runs.load_model
+    model = load(args.run)
     prompt = args.prompt.encode(errors="surrogateescape")  # what is no UTF-8 stays
     tokens = torch.tensor(list(prompt), dtype=torch.int64)
     new = stream(model, tokens, args.bytes, args.temperature, args.top_p, args.seed)
@@ -138,6 +150,15 @@ def _generate(args: argparse.Namespace) -> None:
     for byte in new:
         console.write_bytes(bytes([byte]))
     console.write_bytes(b"\n")
+
+
+def _export(args: argparse.Namespace) -> None:
+    model = runs.load_model(args.run)
+    files = hub.export(model, args.folder, args.fp8, args.shard_bytes)
+    size = sum(file.stat().st_size for file in files)
+    print(f"{args.folder}: {size:,} bytes of weights in {len(files)} file(s)")
+    if model.config.fp8:
+        print("Trained with FP8 products; from here it multiplies in full precision.")
 
 
 def _cost(args: argparse.Namespace) -> None:
@@ -152,7 +173,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit code, as `console` has it.
     """
     args = _parser().parse_args(argv)
-    command = {"train": _train, "generate": _generate, "cost": _cost}[args.command]
+    run_of = {"train": _train, "generate": _generate, "export": _export, "cost": _cost}
+    command = run_of[args.command]
     return console.run(partial(command, args))
 
 
