@@ -163,6 +163,10 @@ def test_a_notebook_that_could_not_be_read_says_why_and_lists_no_tasks():
     assert "0 of 8 points" in html and "Your tasks" not in html
 
 
+def test_a_page_does_not_tell_the_seed_of_the_hidden_inputs():
+    assert "8675309" not in of(g.record("ada", seed=8675309))
+
+
 def test_a_page_names_nobody_else(tmp_path):
     g.keep(tmp_path, g.record("ada"), g.record("grace"))
     write_reports(tmp_path)

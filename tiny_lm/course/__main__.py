@@ -6,6 +6,7 @@ Source: course
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from tiny_lm import console
 from tiny_lm.course.grade import command
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int | None:
     told.add_argument("out", type=Path, metavar="DIR", help="that `grade` wrote into")
     told.add_argument("--roster", type=Path, metavar="CSV", dest="exported")
     told.add_argument("--column", default="", help="of the roster, to fill in")
+    told.add_argument("--classroom", action="store_true", dest="for_classroom")
     told.set_defaults(run=_feedback)
     chosen = vars(parser.parse_args(arguments))
     return chosen.pop("run")(**chosen)
@@ -47,10 +49,10 @@ def _mutants(lab: str | None, seed: int) -> int:
     return survey.report(lab, seed)
 
 
-def _feedback(out: Path, exported: Path | None, column: str) -> int:
-    from tiny_lm.course.grade import reports
+def _feedback(**chosen: Any) -> int:
+    from tiny_lm.course.grade import reports  # only here
 
-    return reports.tell(out, exported, column)
+    return reports.tell(**chosen)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 Chapter: appendix/teaching
 Source: course
 
-It holds nothing about anybody else, and no suspicion: what a machine finds odd is for
-the instructor to look at, in the summary of the class.
+It holds nothing about anybody else, no seed, and no suspicion: what a machine finds odd
+is for the instructor to look at, in the summary of the class.
 """
 
 from tiny_lm.course.grade.page import (
@@ -158,7 +158,5 @@ def _how(one: Result) -> str:
     said += "count for nothing."
     facts = ""
     if one.sha256:
-        facts = f" Notebook {esc(one.submission)}, SHA-256 {esc(one.sha256[:16])}…"
-    if one.seed:
-        facts += f", seed {esc(one.seed)}."
+        facts = f" Notebook {esc(one.submission)}, SHA-256 {esc(one.sha256[:16])}…."
     return f'<h2>How this was graded</h2><p class="soft">{said}{facts}</p>'

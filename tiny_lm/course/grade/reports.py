@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tiny_lm.course.grade import gradebook
+from tiny_lm.course.grade.classroom import classroom
 from tiny_lm.course.grade.feedback import feedback_page
 from tiny_lm.course.grade.junit import junit
 from tiny_lm.course.grade.results import read_results
@@ -45,8 +46,16 @@ def write_reports(out: Path, left: Sequence[str] = ()) -> list[Path]:
     return list(texts)
 
 
-def tell(out: Path, exported: Path | None = None, column: str = "") -> int:
+def tell(
+    out: Path,
+    exported: Path | None = None,
+    column: str = "",
+    for_classroom: bool = False,
+) -> int:
     """The command `feedback`: write all anew, and fill in an exported list.
+
+    Args:
+        for_classroom: print nothing but what GitHub Classroom's reporter reads.
 
     Returns:
         0, or 1 where a learner is not in the list.
@@ -55,6 +64,11 @@ def tell(out: Path, exported: Path | None = None, column: str = "") -> int:
         ValueError: there are no results, or the list cannot be filled in.
     """
     results = read_results(out)
+    if for_classroom:
+        if len(results) != 1:
+            raise ValueError(f"a repository of Classroom is one learner's: {out}")
+        print(classroom(results[0]))
+        return 0
     filled = fill(read_text(exported), results, column) if exported else None
     written = write_reports(out)
     print(
