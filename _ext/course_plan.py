@@ -69,9 +69,13 @@ def rows(root: Path, lines: list[str]) -> list[tuple[str, ...]]:
         links, read = reading_of(root, pages.split())
         solved, solve = tasks_of(root, tasks)
         total = [total[0] + read, total[1] + solve]
-        times = [hours(minutes) if minutes else "" for minutes in (read, solve)]
-        found.append((when, links, times[0], solved, times[1]))
-    return [*found, ("*together*", "", hours(total[0]), "", hours(total[1]))]
+        found.append((when, links, time(read), solved, time(solve)))
+    return [*found, ("*in all*", "", time(total[0]), "", time(total[1]))]
+
+
+def time(minutes: int) -> str:
+    """Minutes or hours in one piece; nothing for none."""
+    return hours(minutes).replace(" ", "\N{NO-BREAK SPACE}") if minutes else ""
 
 
 class CoursePlan(SphinxDirective):
@@ -81,7 +85,7 @@ class CoursePlan(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         root = Path(self.env.srcdir)
-        lines = ["| when | to read | | to solve | |", "|---|---|---|---|---|"]
+        lines = ["| when | to read | time | to solve | time |", "|---|---|---|---|---|"]
         try:
             told = rows(root, [line for line in self.content if line.strip()])
         except (ValueError, OSError) as error:

@@ -23,14 +23,23 @@ def book(tmp_path):
 
 def test_minutes_of_the_tasks_that_are_chosen(book):
     first, total = course_plan.rows(book, ["Monday | 05_comm/a | 05_comm 5.1 5.3"])
-    assert first[0] == "Monday" and first[2] == "2 min" and first[4] == "40 min"
+    assert (
+        first[0] == "Monday"
+        and first[2] == "2\N{NO-BREAK SPACE}min"
+        and first[4] == "40\N{NO-BREAK SPACE}min"
+    )
     assert first[3].endswith("</labs/05_comm>`, tasks 5.1 5.3")
-    assert total[2:] == ("2 min", "", "40 min")
+    assert total[2:] == ("2\N{NO-BREAK SPACE}min", "", "40\N{NO-BREAK SPACE}min")
 
 
 def test_a_lab_alone_is_all_of_it_and_one_that_is_missing_says_so(book):
     rows = course_plan.rows(book, ["a || 05_comm", "b || 06_together 6.1", "c"])
-    assert [row[4] for row in rows] == ["1 h", "", "", "1 h"]
+    assert [row[4] for row in rows] == [
+        "1\N{NO-BREAK SPACE}h",
+        "",
+        "",
+        "1\N{NO-BREAK SPACE}h",
+    ]
     assert rows[1][3] == "Lab 6: not here yet"
 
 
