@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP = @command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer."; exit 1; }; \
 	$(PYTHON) _setup.py
 
-.PHONY: help setup book test lab labs bench experiments soak mutants newest clean
+.PHONY: help setup book test lab labs bench experiments soak mutants grade newest clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 20
@@ -25,6 +25,10 @@ test: book ## the book, then every test, the solved labs and the style rules
 lab:       ## JupyterLab on the labs
 	$(SETUP) lab
 	@$(BIN)/python -m jupyterlab labs
+
+grade:     ## points for a folder of notebooks: make grade SUBMISSIONS=folder LAB=02_moe
+	$(SETUP) test
+	@$(BIN)/python -m tiny_lm.course grade "$(SUBMISSIONS)" --lab "$(LAB)" --out "$(or $(OUT),graded/$(LAB))"
 
 labs:      ## write the labs anew from solutions/*.py
 	$(SETUP) test
