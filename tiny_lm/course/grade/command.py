@@ -31,6 +31,12 @@ def add(commands: Any) -> None:
         "--shard", type=_shard, default=(1, 1), metavar="i/n", help="every n-th alone"
     )
     parser.add_argument("--seed", type=int, help="of the hidden inputs")
+    parser.add_argument(
+        "--lab-run",
+        choices=("short", "full", "none"),
+        default="short",
+        help="run the whole lab, too: with one step in each training (default), or all",
+    )
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
         "--without-reference",

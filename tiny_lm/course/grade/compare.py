@@ -48,6 +48,8 @@ class Submission:
         notes: what was changed that is not a learner's to change, or is odd.
         places: of each task's check in the notebook, by task.
         claims: tasks whose stored output says that they passed.
+        answers: the answer cell of each task.
+        added: cells of code that the lab has not, and where they stand.
     """
 
     slicer: Slicer
@@ -55,7 +57,7 @@ class Submission:
     places: dict[str, Place] = field(default_factory=dict)
     claims: set[str] = field(default_factory=set)
     answers: dict[str, Cell] = field(default_factory=dict)
-    extra: list[Cell] = field(default_factory=list)
+    added: list[tuple[Place, Cell]] = field(default_factory=list)
 
     def note(self, kind: str, cell: str, says: str) -> None:
         """Add a note, once."""
@@ -89,9 +91,14 @@ def compare(mine: Notebook, lab: Notebook, tasks: list[Task]) -> Submission:
         if found := check_of(cell) or _checked_in(cell):
             submission.places.setdefault(found, place)
         if cell.kind == "code":
+            before = len(own)
             own += _whose(cell, like, place)
-            if like is None or task_of(cell):
-                submission.extra.append(cell)
+            if like is None:
+                submission.added.append((place, cell))
+            elif task_of(cell):
+                submission.answers[task_of(cell)] = cell
+            elif new := _imports(own[before:], like, place):
+                submission.added.append((place, new))
     _missing(submission, lab, met, mine)
     _order(submission, mine, lab)
     away = [s for c in lab.code() if not task_of(c) for s in statements(c, (-1, 0))]
@@ -163,6 +170,15 @@ def _whose(cell: Cell, like: Cell | None, place: Place) -> list[Statement]:
     theirs = [x for x in statements(like, place) if isinstance(x.node, DEFINES)]
     fixed = {x.node.name for x in theirs}
     return [*theirs, *(x for x in mine if not x.binds & fixed)]
+
+
+def _imports(mine: list[Statement], like: Cell, place: Place) -> Cell | None:
+    """What a learner imports in a cell of the lab's, beyond what the lab does."""
+    known = {x.source for x in statements(like, place)}
+    kinds = ast.Import | ast.ImportFrom
+    new = [x for x in mine if isinstance(x.node, kinds) and x.source not in known]
+    text = "\n".join(x.source for x in new)
+    return Cell(f"{like.name}-imports", "code", text) if new else None
 
 
 def _missing(

@@ -57,6 +57,7 @@ class Court:
     timeout_s: float = 30.0
     reference: bool = False
     hidden: list[str] = field(default_factory=list)
+    lab_run: str = "none"  # or "short", "full"
 
     def order(self, slot: int, folder: str) -> Order:
         """A worker for one task."""

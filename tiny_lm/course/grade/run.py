@@ -55,7 +55,7 @@ def grade_folder(
     shard: tuple[int, int] = (1, 1),
     seed: int | None = None,
     reference: bool = False,
-    lab_run: str = "none",
+    lab_run: str = "short",
     say: Callable[[str], object] = print,
 ) -> Graded:
     """Grade every submission of a folder; those that are graded already stay.
@@ -67,6 +67,8 @@ def grade_folder(
         shard: (i, n): only every n-th submission, from the i-th on.
         seed: of the inputs that are drawn; by default a new one, or that of `out`.
         reference: whether learners' code may use `tiny_lm`'s own modules.
+        lab_run: run the whole lab with each learner's answers, too: "short", with one
+            step in each training, "full" or "none"; no points hang on it.
 
     Raises:
         ValueError: wrong use; nothing has been done then.
@@ -79,7 +81,7 @@ def grade_folder(
     seed = _seed_of(out, lab, seed)
     theirs = submissions if submissions.is_dir() else submissions.parent
     hidden = [os.path.realpath(x) for x in (theirs, out)]
-    with opened(lab, seed, timeout_s, reference, hidden) as court:
+    with opened(lab, seed, timeout_s, reference, hidden, lab_run=lab_run) as court:
         say(f"Grading {len(found)} of {lab}. Protected by: {'; '.join(_words(court))}.")
         if other:
             say(f"Left out, no notebooks: {', '.join(other[:10])}")
@@ -140,7 +142,7 @@ def _run_all(
         say(f"{len(found) - len(waiting)} are graded already and stay as they are.")
     running: dict[int, tuple[Found, float, int]] = {}
     slots = [*range(jobs)]
-    limit = court.timeout_s * len(court.tasks) + MARGIN_S
+    limit = court.timeout_s * (len(court.tasks) + 12) + MARGIN_S
     tqdm.tqdm.monitor_interval = 0  # no thread: this process is copied
     bar = tqdm.tqdm(total=len(waiting), disable=None, unit="notebook")
     try:

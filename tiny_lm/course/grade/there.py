@@ -12,6 +12,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -24,8 +25,7 @@ ALWAYS = ("notation", "config", "hardware", "kernels", "layers")
 ALSO = {"05_comm": ("gpus.comm", "gpus.mesh", "quantize", "course.labs.two_batches")}
 COMM = "all_gather all_reduce all_to_all all_to_all_counts broadcast reduce_scatter"
 CALLS = (*COMM.split(), "barrier", "send", "receive")
-STARTS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
-PLAIN = "course.grade course.checks"
+BEGINS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 noted: list[str] = []  # what was used and is not there
 
 
@@ -98,13 +98,40 @@ def furnish(lab: str, reference: bool) -> None:
         _connect()
     here = {name for name in sys.modules if name.startswith("tiny_lm.")}
     checks = "tiny_lm.course.checks."
-    for name in here:
-        if name.startswith(checks) and not reference:
-            here = here - {name} if name.count(".") > 3 else here
     if reference:
         sys.meta_path.insert(0, Finder(lambda name: name.startswith(checks)))
     else:
         sys.meta_path.insert(0, Finder(lambda name: name not in here))
+
+
+LOOKS = ("open", "os.listdir", "os.scandir")
+STARTS = (
+    "subprocess.Popen os.system os.exec os.posix_spawn os.fork ctypes.dlopen".split()
+)
+
+
+def watch(hidden: list[str]) -> None:
+    """Where the system hides nothing: refuse what would look for answers, and note it.
+
+    Python code cannot take such a hook away again; machine code could get round it.
+    """
+
+    def heed(event: str, given: tuple) -> None:
+        if event in STARTS:
+            _refused(event, "")
+        if event in LOOKS and given and isinstance(given[0], str | bytes):
+            real = os.path.realpath(os.fsdecode(given[0]))
+            if any(real == x or real.startswith(x + os.sep) for x in hidden):
+                _refused(event, real)
+
+    sys.addaudithook(heed)
+
+
+def _refused(event: str, path: str) -> None:
+    said = f"{event} {os.path.basename(path)}".strip()
+    if said not in noted:
+        noted.append(said)
+    raise PermissionError(f"{said}: not while an answer is graded")
 
 
 def _connect() -> None:
@@ -112,7 +139,7 @@ def _connect() -> None:
     comm = importlib.import_module("tiny_lm.gpus.comm")
     for name in CALLS:
         _replace(comm, name)
-    for name in STARTS:
+    for name in BEGINS:
         _replace(comm, name, f"start_{name}")
 
 

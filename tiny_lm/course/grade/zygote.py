@@ -20,22 +20,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tiny_lm.course.grade import inside, there
 from tiny_lm.course.grade.channel import Channel
 from tiny_lm.course.grade.sandbox import Order, confine, environment
 from tiny_lm.course.grade.spaces import DEATH, prctl
 
+PATH = [str(Path(__file__).resolve().parents[3])]  # where the course is
 START = (
     "import sys; sys.path[:0] = {path!r}; "
-    "from tiny_lm.course.grade.zygote import main; main({fd}, {lab!r}, {reference})"
+    "from tiny_lm.course.grade.zygote import main; "
+    "main({fd}, {lab!r}, {reference}, {runs})"
 )
 
 
-def main(fd: int, lab: str, reference: bool) -> None:
-    """Serve until nobody can ask any more."""
+def main(fd: int, lab: str, reference: bool, runs: bool) -> None:
+    """Serve until nobody can ask any more.
+
+    Args:
+        runs: whether whole labs will be run, too.
+    """
     prctl(DEATH, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control = socket.socket(fileno=fd)
+    if runs:
+        inside.import_early()
     _warm(lab, reference)
     control.send(b"ready")
     while True:
@@ -63,7 +72,6 @@ def _warm(lab: str, reference: bool) -> None:
     import torch
     from jaxtyping import Float  # noqa: F401
 
-    from tiny_lm.course.grade import there
     from tiny_lm.course.grade import worker as worker
 
     torch.set_num_threads(1)
@@ -96,6 +104,11 @@ def _serve(order: Order, talk: socket.socket, life: socket.socket) -> None:
     def run() -> None:
         from tiny_lm.course.grade.worker import Worker
 
+        if order.kind == "lab":
+            inside.run(Channel(talk), PATH)
+            return
+        if not order.measures["spaces"]:
+            there.watch([os.path.realpath(folder) for folder in order.hidden])
         Worker(Channel(talk)).serve()
 
     try:
@@ -109,18 +122,21 @@ class Zygote:
 
     Args:
         reference: whether learners' code finds `tiny_lm`'s own modules.
+        runs: whether whole labs will be run, too.
     """
 
-    def __init__(self, lab: str, reference: bool) -> None:
+    def __init__(self, lab: str, reference: bool, runs: bool = False) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        path = [str(Path(__file__).resolve().parents[3])]
+        self.folder = tempfile.TemporaryDirectory(
+            prefix="grade-", ignore_cleanup_errors=True
+        )
         program = START.format(
-            path=path, fd=theirs.fileno(), lab=lab, reference=reference
+            path=PATH, fd=theirs.fileno(), lab=lab, reference=reference, runs=runs
         )
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-c", program],
             pass_fds=[theirs.fileno()],
-            env=environment(tempfile.gettempdir()),
+            env=environment(self.folder.name),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -157,6 +173,7 @@ class Zygote:
         with contextlib.suppress(OSError):
             self.process.kill()
         self.process.wait()
+        self.folder.cleanup()
 
     def __enter__(self) -> "Zygote":
         return self
