@@ -14,7 +14,7 @@ import pytest
 
 from tiny_lm.course.grade import gradebook, roster
 from tiny_lm.course.grade.junit import junit
-from tiny_lm.course.grade.results import result
+from tiny_lm.course.grade.results import MOODLE, result
 
 
 def results(*records, written=1_800_000_000.0):
@@ -113,8 +113,16 @@ def test_moodle_finds_a_participant_by_the_number_that_it_packed():
     text = gradebook.moodle(results({**ADA, "learner": name}, ADA, EVE))
     (found,) = moodle_worksheet_reads(text)
     assert found[:3] == ("1234", 2.0, 1_800_000_000.0)
-    assert found[3] == "2 of 4 points. 2.2 failed, gates sum to 1."
+    assert found[3] == "2 of 4 points. 2.2 not passed: gates sum to 1."
     assert rows(text)[1][1] == "Ada Lovelace"
+
+
+def test_a_comment_names_what_failed_and_lists_what_is_not_done():
+    tasks = g.task("2.1", "timeout"), g.task("2.2", "not done"), g.task("2.3")
+    (one,) = results(g.record("ada", *tasks, g.task("2.10", "not done")))
+    said = "2 of 8 points. 2.1 took too long. Not done: 2.2, 2.10."
+    assert gradebook.feedback(one) == said
+    assert gradebook.feedback(results(g.record("a"))[0]).endswith("All tasks passed.")
 
 
 def test_moodles_grade_book_finds_a_learner_by_user_name():
@@ -124,7 +132,7 @@ def test_moodles_grade_book_finds_a_learner_by_user_name():
 
 def test_a_folder_or_a_file_of_moodle_both_tell_the_participant():
     for name in ("Ada_B_7_assignsubmission_file_", "Ada_B_7_assignsubmission_file_02"):
-        found = gradebook.MOODLE.fullmatch(name)
+        found = MOODLE.fullmatch(name)
         assert (found["name"], found["id"]) == ("Ada_B", "7")
 
 
@@ -184,7 +192,7 @@ def test_the_list_of_canvas_is_filled_where_the_learner_is(learner):
 def test_the_worksheet_of_moodle_is_filled_and_keeps_its_other_cells(learner):
     filled = roster.fill(MOODLE_EXPORT, results({**ADA, "learner": learner}))
     _, ada, grace = rows(filled.text)
-    assert ada[3:] == ["2", "2 of 4 points. 2.2 failed, gates sum to 1."]
+    assert ada[3:] == ["2", "2 of 4 points. 2.2 not passed: gates sum to 1."]
     assert grace == ["Participant 8", "Grace Hopper", "grace@example.org", "1", ""]
 
 

@@ -92,6 +92,22 @@ def test_what_is_suspicious_is_the_instructors_to_see(page, tmp_path):
     assert "It changed." in own and "sys.modules" not in own
 
 
+def test_a_note_is_told_once_with_all_its_cells(page):
+    notes = [g.note("edited check", "It was changed.", f"check_2_{n}") for n in (1, 2)]
+    text = words(page(g.record("ada", notes=notes)))
+    assert "It was changed. (check_2_1, check_2_2)" in text
+    assert text.count("It was changed.") == 1
+
+
+def test_names_are_shown_without_what_moodle_and_canvas_pack_around_them(page):
+    html = page(
+        g.record("Ada Lovelace_12_assignsubmission_file"),
+        g.record("hoppergrace_LATE_12_34_02_moe"),
+    )
+    shown = re.findall(r'class="who"><a [^>]*><bdi>([^<]*)', html)
+    assert shown == ["Ada Lovelace", "hoppergrace"]
+
+
 def test_names_lead_to_pages_that_exist(tmp_path):
     odd = ["50% sure?", "#1 & <b>", "Édouard", "a'b\"c"]
     g.keep(tmp_path, *(g.record(name) for name in odd))

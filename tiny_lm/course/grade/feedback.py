@@ -24,7 +24,7 @@ from tiny_lm.course.grade.results import STATUS, Result, TaskResult, shown
 # What happened, where there is no property to name.
 HAPPENED = {
     "failed": "",
-    "not done": "The stub still stands: its last line waits for your answer.",
+    "not done": "",
     "missing": "No answer to this task was found in your notebook. Its cell may have "
     "been deleted, or its function renamed.",
     "error": "The cell with your answer does not run, so nothing could be checked.",
@@ -50,12 +50,13 @@ def feedback_page(one: Result) -> str:
     parts = [("passed", one.points), ("not done", one.max_points - one.points)]
     body = [
         f'<p class="lab">Lab {esc(one.lab)}</p>',
-        f"<h1>Feedback for {name(one.learner)}</h1>",
+        f"<h1>Feedback for {name(one.name)}</h1>",
         f'<p class="points">{points}</p>',
         share(parts, points),
     ]
     if not one.graded:
-        body.append(f'<div class="card refused"><p>{esc(one.reason)}</p></div>')
+        why = f"Your file could not be graded: {esc(one.reason)}"
+        body.append(f'<div class="card refused"><p>{why}</p></div>')
     else:
         body += [_table(one), _open_tasks(one)]
     body += [_noticed(one), _how(one)]
@@ -76,14 +77,25 @@ def _table(one: Result) -> str:
 
 
 def _open_tasks(one: Result) -> str:
-    wrong = [task for task in one.tasks if not task.holds]
+    waiting = [task for task in one.tasks if task.status == "not done"]
     right = [task for task in one.tasks if task.holds]
+    wrong = [task for task in one.tasks if task not in (*waiting, *right)]
     parts = []
     if wrong:
         parts += ["<h2>What to look at</h2>", *map(_card, wrong)]
+    if waiting:
+        said = "The stub still stands: its last line waits for your answer."
+        parts += [f"<h2>Not done yet</h2><p>{said}</p>", *map(_waiting, waiting)]
     if right:
         parts += ["<h2>What holds</h2>", *map(_held, right)]
     return "\n".join(parts)
+
+
+def _waiting(task: TaskResult) -> str:
+    title = f"{task.id} {task.title or task.name}"
+    hint = f"<p>{prose(task.hint)}</p>" if task.hint else ""
+    told = fold(f"{title}: a hint", hint) if hint else f"<p>{esc(title)}</p>"
+    return f'<div id="task-{esc(task.id)}">{told}</div>'
 
 
 def _held(task: TaskResult) -> str:
@@ -158,5 +170,5 @@ def _how(one: Result) -> str:
     said += "count for nothing."
     facts = ""
     if one.sha256:
-        facts = f" Notebook {esc(one.submission)}, SHA-256 {esc(one.sha256[:16])}…."
+        facts = f" Notebook {esc(one.submission)}, SHA-256 {esc(one.sha256[:16])}."
     return f'<h2>How this was graded</h2><p class="soft">{said}{facts}</p>'

@@ -13,15 +13,10 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-from tiny_lm.course.grade.results import Result, clean, shown
+from tiny_lm.course.grade.results import CANVAS, MOODLE, STATUS, Result, clean, shown
 
 # The last four are the wide forms of the first, which some spreadsheets take for them.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
-# `lovelaceada_LATE_1234_5678_02_moe`: sortable name, user, file, as Canvas packs them.
-CANVAS = re.compile(r"(?P<name>\w+?)(?:_LATE)?_(?P<id>\d+)_\d+_.+")
-# `Ada Lovelace_1234_assignsubmission_file`, a folder or the beginning of a file.
-MOODLE = re.compile(r"(?P<name>.+)_(?P<id>\d+)_assignsubmission_file(?:_.*)?")
 
 CANVAS_COLUMNS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 MOODLE_COLUMNS = (
@@ -101,13 +96,15 @@ def feedback(one: Result) -> str:
     """A learner's result in a sentence or two, for a column of comments."""
     if not one.graded:
         return f"Not graded: {one.reason}"
-    said = []
+    waiting = [task.id for task in one.tasks if task.status == "not done"]
+    said = [f"{shown(one.points)} of {shown(one.max_points)} points."]
     for task in one.tasks:
-        if not task.holds:
-            at = f", {task.refused_at}" if task.refused_at else ""
-            said.append(f"{task.id} {task.status}{at}")
-    points = f"{shown(one.points)} of {shown(one.max_points)} points."
-    return f"{points} " + (". ".join(said) + "." if said else "All tasks passed.")
+        if not task.holds and task.status != "not done":
+            at = f": {task.refused_at}" if task.refused_at else ""
+            said.append(f"{task.id} {STATUS[task.status][1]}{at}.")
+    if waiting:
+        said.append(f"Not done: {', '.join(waiting)}.")
+    return " ".join(said if len(said) > 1 else [*said, "All tasks passed."])
 
 
 def _points(one: Result) -> str:

@@ -22,6 +22,10 @@ UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069"
     "\ud800-\udfff\ufeff\ufffe\uffff]"
 )
+# `lovelaceada_LATE_1234_5678_02_moe`: sortable name, user, file, as Canvas packs them.
+CANVAS = re.compile(r"(?P<name>\w+?)(?:_LATE)?_(?P<id>\d+)_\d+_.+")
+# `Ada Lovelace_1234_assignsubmission_file`, a folder or the beginning of a file.
+MOODLE = re.compile(r"(?P<name>.+)_(?P<id>\d+)_assignsubmission_file(?:_.*)?")
 REPLACEMENT = "\ufffd"
 LONGEST = 4000  # characters of one field that anybody reads
 STATUS = {  # what a task came to: a sign, and words for a learner
@@ -96,6 +100,12 @@ class Result:
     notes: tuple[tuple[str, str, str], ...] = ()
     grader: Mapping[str, Any] = field(default_factory=dict)
     written: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Of the learner, without what Moodle and Canvas pack around it."""
+        packed = MOODLE.fullmatch(self.learner) or CANVAS.fullmatch(self.learner)
+        return packed["name"] if packed else self.learner
 
     @property
     def graded(self) -> bool:

@@ -14,8 +14,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tiny_lm.course.grade.gradebook import CANVAS, MOODLE, cell, feedback
-from tiny_lm.course.grade.results import Result, shown
+from tiny_lm.course.grade.gradebook import cell, feedback
+from tiny_lm.course.grade.results import CANVAS, MOODLE, Result, shown
 
 # Headings under which a learner may be found: as written, or by the letters of a name.
 EXACT = {

@@ -64,7 +64,7 @@ def tasks_by_id(graded: Sequence[Result]) -> dict[str, list[TaskResult]]:
 
 def properties_failed(tasks: Sequence[TaskResult]) -> list[tuple[str, int]]:
     """The properties at which answers to one task were refused, commonest first."""
-    failed = Counter(task.refused_at for task in tasks if task.refused_at)
+    failed = Counter(task.refused_at for task in tasks if task.status == "failed")
     return sorted(failed.items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -142,11 +142,11 @@ def _class(results: Sequence[Result]) -> str:
 def _row(one: Result, ids: Sequence[str]) -> str:
     tasks = {task.id: task for task in one.tasks}
     places = "".join(_place(tasks.get(id_)) for id_ in ids)
-    points = f"{shown(one.points)} of {shown(one.max_points)}"
+    points = f"{shown(one.points)} of {shown(one.max_points)}" if one.graded else "–"
     link = f"feedback/{quote(one.stem, errors='surrogateescape')}.html"
     return (
         f'<tr><th scope="row" class="who"><a href="{esc(link)}" '
-        f'title="{esc(one.learner)}">{name(one.learner)}</a></th>{places}'
+        f'title="{esc(one.learner)}">{name(one.name)}</a></th>{places}'
         f'<td class="sum">{points}</td></tr>'
     )
 
@@ -162,18 +162,30 @@ def _place(task: TaskResult | None) -> str:
     )
 
 
+def _noted(one: Result) -> list[tuple[str, str]]:
+    """(kind, words) of what was noticed, with the cells where it was."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for what, cell, says in one.notes:
+        places.setdefault((what, says), []).append(cell)
+    found = []
+    for (what, says), cells in places.items():
+        named = [cell for cell in dict.fromkeys(cells) if cell]
+        found.append((what, f"{says} ({', '.join(named)})" if named else says))
+    return found
+
+
 def _for_a_person(results: Sequence[Result], left: Sequence[str]) -> str:
     """What a machine noticed and a person should look at."""
-    rows = [(one, "not graded", "", one.reason) for one in results if not one.graded]
-    rows += [(one, *note) for one in results for note in one.notes]
+    rows = [(one, "not graded", one.reason) for one in results if not one.graded]
+    rows += [(one, *note) for one in results for note in _noted(one)]
     waiting = "".join(f"<li>{name(learner)}</li>" for learner in left)
     said = f"<h2>Not graded yet</h2><ul>{waiting}</ul>" if waiting else ""
     if not rows:
         return said
     lines = "".join(
-        f'<tr><th scope="row">{name(one.learner)}</th><td>{esc(what)}</td>'
-        f"<td>{esc(says)}{f' ({esc(cell)})' if cell else ''}</td></tr>"
-        for one, what, cell, says in rows
+        f'<tr><th scope="row">{name(one.name)}</th><td>{esc(what)}</td>'
+        f"<td>{esc(says)}</td></tr>"
+        for one, what, says in rows
     )
     heads = "".join(
         f'<th scope="col">{h}</th>' for h in ("Learner", "What", "In words")
