@@ -7,7 +7,7 @@ Bad input is found here, before any process starts.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -17,12 +17,26 @@ from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.layout import Layout
 
 
+class Maker(Protocol):
+    """Makes a run's workers from other parts than the package's own."""
+
+    def check(self, job: "Job") -> None:
+        """Refuse what does not go together, with a `ValueError`."""
+
+    def worker(self, job: "Job", group: Any, device: Any) -> Any:
+        """What one rank does of the run: as `step.build_worker`."""
+
+    def notes(self, job: "Job") -> dict[str, Any]:
+        """What the run's summary says of the parts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """All that a rank has to know of a run.
 
     `data` is a UTF-8 file or a folder; None takes the default corpus. Without `out` the
-    run gets a folder of its own, `runs/NAME-N`.
+    run gets a folder of its own, `runs/NAME-N`. Without a `maker`, all of it is the
+    package's own.
     """
 
     config: ModelConfig
@@ -34,6 +48,7 @@ class Job:
     progress: bool = True
     layout: Layout = Layout()
     tensorboard: bool = False  # event files beside the metrics
+    maker: Maker | None = None
 
     def check(self) -> None:
         """Refuse what cannot run, before any process starts.
@@ -47,6 +62,8 @@ class Job:
         _check_device(self.device)
         if self.tensorboard:
             events.writer_class()
+        if self.maker:
+            self.maker.check(self)
         batches(self, *read_corpus(self)[1:])
 
     def open_folder(self) -> Self:

@@ -90,4 +90,4 @@ def summary(job: Job, metrics: dict[str, Any], bytes_sent: int) -> dict[str, Any
         "kv_bytes_per_token": costs.kv_bytes_per_token(job.config, 4),
         "bytes_sent": bytes_sent,
         "run": str(job.out),
-    }
+    } | (job.maker.notes(job) if job.maker else {})

@@ -88,7 +88,8 @@ def train(job: Job, group: Group, device: torch.device | str) -> dict[str, Any] 
     """
     started = time.perf_counter()
     corpus, *parts = read_corpus(job)
-    worker = build_worker(job, group, device)
+    make = job.maker.worker if job.maker else build_worker
+    worker = make(job, group, device)
     worker.check()
     metrics, stopped, tapes = {}, None, []
     settled, metering = memory.settled(), comm.metering()
