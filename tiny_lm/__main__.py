@@ -24,7 +24,7 @@ from tiny_lm.config import PRESETS, TrainConfig, preset
 from tiny_lm.files import to_json
 from tiny_lm.generate import generate, stream
 from tiny_lm.gpus import torchrun
-from tiny_lm.job import Job, choose_device
+from tiny_lm.job import Job, Maker, choose_device
 from tiny_lm.layout import Layout
 from tiny_lm.train import run
 
@@ -64,6 +64,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="folder of the run; default runs/PRESET-N")
     add("--device", help="cpu or cuda; default: under torchrun the GPUs, else the CPU")
     add("--tensorboard", action="store_true", help="write event files too")
+    add("--pieces", type=Path, help="a folder of labs' answers, to make the model of")
+    add("--stand-in", action="store_true", help="replace wrong pieces by tiny_lm's own")
     add("--json", action="store_true", help="end with one JSON line on stdout")
 
 
@@ -109,21 +111,47 @@ def _train(args: argparse.Namespace) -> None:
         data=args.data,
         tensorboard=args.tensorboard,
         out=args.out,
-        device=choose_device(args.device, place.local_size if place else 0),
+        device=_device(args, place),
         layout=Layout(
             overlap=args.overlap, zero=args.zero, pp=args.pp, schedule=args.schedule
         ),
     )
+    if args.pieces:
+        job = _of_pieces(job, args, is_first=place is None or place.rank == 0)
     summary = run(job)
     if summary is not None:
-        _print_summary(summary, as_json=args.json)
+        _print_summary(summary, as_json=args.json, maker=job.maker)
 
 
-def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
+def _device(args: argparse.Namespace, place: torchrun.Placement | None) -> str:
+    if args.stand_in and not args.pieces:
+        raise ValueError("--stand-in is about --pieces: name their folder")
+    asked = args.device or ("cpu" if args.pieces else None)
+    return choose_device(asked, place.local_size if place else 0)
+
+
+def _of_pieces(job: Job, args: argparse.Namespace, is_first: bool) -> Job:
+    """The job with the learner's pieces in it; says which are whose."""
+    from tiny_lm.course.assembly import command  # the one way into the course
+
+    job.check()  # what is wrong with the rest is told before pieces are checked
+    maker = command.assemble(args.pieces, args.stand_in, check=is_first)
+    job = replace(job, maker=maker)
+    job.check()
+    if is_first:
+        print(command.told(maker, job), file=sys.stderr, flush=True)
+    return job
+
+
+def _print_summary(
+    summary: dict[str, Any], as_json: bool, maker: Maker | None = None
+) -> None:
     if as_json:
         print(to_json(summary))
         return
     emulated = summary.pop("emulated")
+    if maker:
+        summary.pop("pieces")  # told before
     for name, value in summary.items():
         shown = f"{value:,}" if isinstance(value, int) else value
         print(f"{name:>20}  {shown}")
@@ -131,7 +159,11 @@ def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
         step, exposed = times["step_ms"], times["exposed_comm_ms"]
         words = f"{step:,.1f} ms a step, {exposed:,.1f} of it waiting for bytes"
         print(f"{name:>20}  {words} (emulated)")
-    text = generate(runs.load_model(Path(summary["run"])), SAMPLE_PROMPT, SAMPLE_BYTES)
+    model = runs.load_model(Path(summary["run"]))
+    if maker:
+        text = maker.write(model, SAMPLE_PROMPT, SAMPLE_BYTES)
+    else:
+        text = generate(model, SAMPLE_PROMPT, SAMPLE_BYTES)
     print(f"\nIt writes, after {SAMPLE_PROMPT!r}:\n\n{SAMPLE_PROMPT}{text}")
 
 

@@ -6,9 +6,8 @@ Source: course
 
 from pathlib import Path
 
-from tiny_lm import runs
-from tiny_lm.course.assembly import writing
 from tiny_lm.course.assembly.kept import Assembly, gather
+from tiny_lm.job import Job
 
 
 def assemble(folder: Path, stand_in: bool, check: bool = True) -> Assembly:
@@ -32,11 +31,7 @@ def assemble(folder: Path, stand_in: bool, check: bool = True) -> Assembly:
     return mine
 
 
-def written(mine: Assembly, run: Path, prompt: str, num_bytes: int) -> str:
-    """What the model of a run writes after a prompt, by the pieces themselves."""
-    trained = runs.load_model(run)
-    model = mine.model(trained.config)
-    model.load_state_dict(trained.state_dict())
-    drawn = writing.write(mine, model, prompt, num_bytes)
-    likeliest = writing.likeliest(mine, model, prompt, num_bytes)
-    return f"{prompt}{drawn}\n\nand the likeliest:\n\n{prompt}{likeliest}"
+def told(mine: Assembly, job: Job) -> str:
+    """Whose pieces the run is made of; above it, those that others stand in for."""
+    lines = [f"{n}: {why}; tiny_lm's own stands in" for n, why in mine.wrong.items()]
+    return "\n".join([*lines, mine.told(job.config, job.ranks, layout=job.layout)])

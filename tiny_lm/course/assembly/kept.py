@@ -30,6 +30,7 @@ from tiny_lm.course.assembly import (
     steps,
     travel,
     turns,
+    writing,
 )
 from tiny_lm.course.assembly.chosen import Chosen
 from tiny_lm.course.assembly.verify import USUAL, Limits, verify
@@ -146,6 +147,12 @@ class Assembly(Chosen):
         rows = self.describe(job.config, job.ranks, layout=job.layout)
         whose = (places.YOURS, places.OURS, places.NOWHERE)
         return {"pieces": {w: [r.piece for r in rows if r.whose == w] for w in whose}}
+
+    def write(self, model: LanguageModel, prompt: str, num_bytes: int) -> str:
+        """What a trained model writes, with its weights in the learner's layers."""
+        ours = self.model(model.config)
+        ours.load_state_dict(model.state_dict())
+        return writing.write(self, ours, prompt, num_bytes)
 
     def _worker(self, job: Job, group: Group, device: torch.device | str) -> Worker:
         setting, training = (
