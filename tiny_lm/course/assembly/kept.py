@@ -149,10 +149,15 @@ class Assembly(Chosen):
         return {"pieces": {w: [r.piece for r in rows if r.whose == w] for w in whose}}
 
     def write(self, model: LanguageModel, prompt: str, num_bytes: int) -> str:
-        """What a trained model writes, with its weights in the learner's layers."""
+        """What a trained model writes, with its weights in the learner's layers.
+
+        Drawn, and below it the likeliest.
+        """
         ours = self.model(model.config)
         ours.load_state_dict(model.state_dict())
-        return writing.write(self, ours, prompt, num_bytes)
+        drawn = writing.write(self, ours, prompt, num_bytes)
+        likeliest = writing.likeliest(self, ours, prompt, num_bytes)
+        return f"{drawn}\n\nThe likeliest after it:\n\n{prompt}{likeliest}"
 
     def _worker(self, job: Job, group: Group, device: torch.device | str) -> Worker:
         setting, training = (

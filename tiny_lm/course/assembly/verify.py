@@ -47,6 +47,7 @@ ON_RANKS = {
     "comm.overlapped",
 }
 START_S = 60.0  # for a child, and for the ranks it starts
+TOO_LONG = "still at work after"
 WIDTH = 200  # characters of a reason
 
 
@@ -137,9 +138,7 @@ class _Children:
         if self.is_at_work and (late or not self._process.is_alive()):
             self.end()
             found |= self._read()  # what was said before it ended
-            if self._at is not None and self._at in self._batch:
-                found[self._at] = self._blame(late)
-                self._done(self._at)
+            found |= self._blame(late)
             if self.is_at_work:
                 self._start()
         return found
@@ -152,11 +151,8 @@ class _Children:
 
     def _start(self) -> None:
         """A child for all that are left; then for each of the doubtful ones."""
-        self._batch = dict(self._left)
-        if not self._batch:
-            name = next(iter(self._alone))
-            self._batch = {name: self._alone[name]}
         self._once_more = not self._left
+        batch = dict(self._left or [next(iter(self._alone.items()))])
         context = start_context()
         context.set_forkserver_preload([*PRELOAD, *map(CHECKS.format, PARTS)])
         self._news, theirs = context.Pipe(duplex=False)
@@ -164,7 +160,7 @@ class _Children:
             context,
             _child,
             theirs,
-            self._batch,
+            batch,
             self._limits.work_s,
             self._once_more,
             name="check of pieces",
@@ -172,6 +168,7 @@ class _Children:
         )
         theirs.close()
         self._at: str | None = None
+        self._said = False
         self.deadline = time.monotonic() + START_S + self._limits.wait_s
 
     def _read(self) -> dict[str, str]:
@@ -179,10 +176,12 @@ class _Children:
         with contextlib.suppress(EOFError, OSError):
             while self._news.poll():
                 name, why = self._news.recv()
+                self._said = True
                 self.deadline = time.monotonic() + self._limits.wait_s
+                self._at = name if why is None else None
                 if why is None:
-                    self._at = name
-                elif why and not self._once_more:
+                    continue
+                if why and not self._once_more:
                     self._alone[name] = self._left.pop(name)
                 else:
                     found[name] = why
@@ -190,18 +189,29 @@ class _Children:
         return found
 
     def _done(self, name: str) -> None:
-        for some in (self._left, self._alone, self._batch):
+        for some in (self._left, self._alone):
             some.pop(name, None)
 
-    def _blame(self, late: bool) -> str:
-        if late:
-            return f"does not return: nothing came in {self._limits.wait_s:g} seconds"
-        return _how_it_ended(self._process.exitcode, self._limits)
+    def _blame(self, late: bool) -> dict[str, str]:
+        """Whose fault the end of the child was, and what it did."""
+        name, self._at = self._at, None
+        if name is None:
+            if late or not self._said:
+                raise RuntimeError("no process could be started to check pieces in")
+            return {}
+        why = f"does not return: nothing came in {self._limits.wait_s:g} seconds"
+        if not late:
+            why = _how_it_ended(self._process.exitcode, self._limits)
+        if self._once_more or late or TOO_LONG in why:
+            self._done(name)
+            return {name: why}
+        self._alone[name] = self._left.pop(name)  # was it this one, or one before it?
+        return {}
 
 
 def _how_it_ended(code: int | None, limits: Limits) -> str:
     if code is not None and code == -getattr(signal, "SIGXCPU", 0):
-        return f"does not return: still at work after {limits.work_s} seconds of it"
+        return f"does not return: {TOO_LONG} {limits.work_s} seconds of it"
     if code is not None and code < 0:
         return f"ends the process that runs it ({signal.Signals(-code).name})"
     return f"ends the process that runs it (exit code {code})"
