@@ -1,4 +1,4 @@
-"""Folders of pieces as learners might have them: right ones in other styles, wrong ones."""
+"""Pieces as learners might have them: right ones in other styles, and small models."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -7,7 +7,7 @@ import pytest
 from piece_styles import short, small, sources
 
 from tiny_lm import runs
-from tiny_lm.course.assembly import running
+from tiny_lm.course.assembly import running, travel
 from tiny_lm.course.assembly.kept import Assembly
 from tiny_lm.gpus import mesh
 from tiny_lm.gpus.launch import Cluster
@@ -76,6 +76,10 @@ BROKEN = {
     "comm.ring_all_reduce": {},
     "comm.overlapped": {"overlap": True},
 }
+
+
+def test_every_piece_of_the_wires_is_tried():
+    assert {*travel.TRAVEL} < {*BROKEN}
 
 
 @pytest.mark.parametrize("name", BROKEN)

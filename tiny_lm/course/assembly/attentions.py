@@ -132,7 +132,7 @@ class YourLatentAttention(LatentAttention):
 
     def _at_once(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T v"]:
         """A whole sequence, as in training."""
-        c, width = self.config, self.config.d_latent_kv
+        width = self.config.d_latent_kv
         read, down = self._factors(x, self.kv_down)
         # Made outside, latent and rotary key are one product, read in two parts.
         of_latent = read if self.is_plain else read[..., :width]
@@ -140,11 +140,9 @@ class YourLatentAttention(LatentAttention):
             of_latent, down[:width, : of_latent.shape[-1]], self.kv_norm
         )
         k_rope = read @ down[width:].T if self.is_plain else read[..., width:]
-        k_nope, v = self.mine("mla.expand")(
-            *self._factors(latent, self.kv_up), c.num_heads, c.d_nope
-        )
+        k_nope, v = self._expand(latent)
         attend = fused("attention", _latent_work)(self._mix)
-        return attend(*self._queries(x), k_nope.to(x), k_rope, v.to(x))
+        return attend(*self._queries(x), k_nope, k_rope, v)
 
     def _mix(self, q_nope, q_rope, k_nope, k_rope, v) -> Float[Tensor, "B H T v"]:
         parts = (z.view_as(z) for z in (q_nope, q_rope, k_nope, k_rope))
@@ -171,12 +169,10 @@ class YourLatentAttention(LatentAttention):
             maps = self.up_projections()
             return absorbed(q_nope, q_rope, memory, *maps, nobody).to(x)
         latent, k_rope = memory.split([c.d_latent_kv, c.d_rope], dim=-1)
-        k_nope, v = self.mine("mla.expand")(
-            *self._factors(latent, self.kv_up), c.num_heads, c.d_nope
-        )
+        k_nope, v = self._expand(latent)
         shared = k_rope.unsqueeze(1).expand(-1, c.num_heads, -1, -1)
-        q, k = torch.cat([q_nope, q_rope], -1), torch.cat([k_nope.to(x), shared], -1)
-        return self.mine("mla.grouped_attention")(q, k, v.to(x), nobody).to(x)
+        q, k = torch.cat([q_nope, q_rope], -1), torch.cat([k_nope, shared], -1)
+        return self.mine("mla.grouped_attention")(q, k, v, nobody).to(x)
 
     def _queries(self, x: Tensor) -> tuple[Tensor, ...]:
         """Every head's query in its two parts, neither of them turned."""
@@ -197,6 +193,17 @@ class YourLatentAttention(LatentAttention):
 
         return fused("compress", _compress_work)(compress)(x, down, norm.weight)
 
+    def _expand(self, latent: Tensor) -> tuple[Tensor, ...]:
+        """Every head's keys without position, and its values."""
+        c, piece = self.config, self.mine("mla.expand")
+
+        def expand(latent: Tensor, up: Tensor) -> Tensor:
+            return torch.cat(piece(latent, up, c.num_heads, c.d_nope), -1).to(latent)
+
+        read, up = self._factors(latent, self.kv_up)
+        both = fused("expand", _expand_work)(expand)(read, up)
+        return both.split([c.d_nope, c.d_value], dim=-1)
+
     def _factors(self, x: Tensor, linear: Linear) -> tuple[Tensor, Tensor]:
         """What a piece is to multiply: the weight, or the product made and no more."""
         if self.is_plain:
@@ -211,6 +218,16 @@ def _latent_work(q_nope, q_rope, k_nope, k_rope, v) -> tuple[Work, Work]:
         q, shared = torch.cat([q_nope, q_rope], -1), k_rope.unsqueeze(1)
         k = torch.cat([k_nope, shared.expand(-1, q.shape[1], -1, -1)], -1)
         return attention_work(q, k, v, 1.0)
+
+
+def _expand_work(latent: Tensor, up: Tensor) -> tuple[Work, Work]:
+    """A product, where a weight takes part; else only views."""
+    rows, kind = latent.numel() // latent.shape[-1], precision(latent.dtype)
+    if not up.requires_grad:
+        return Work(0, 0, kind), Work(0, 0, kind)
+    moved = num_bytes(latent, up) + rows * len(up) * latent.itemsize
+    madds = rows * up.numel()
+    return Work(2 * madds, moved, kind), Work(4 * madds, 2 * moved, kind)
 
 
 def _compress_work(x: Tensor, down: Tensor, gain: Tensor) -> tuple[Work, Work]:

@@ -151,12 +151,12 @@ class Assembly(Chosen):
     def write(self, model: LanguageModel, prompt: str, num_bytes: int) -> str:
         """What a trained model writes, with its weights in the learner's layers.
 
-        Drawn, and below it the likeliest.
+        Drawn, and below it the likeliest, a quarter as long: it soon repeats itself.
         """
         ours = self.model(model.config)
         ours.load_state_dict(model.state_dict())
         drawn = writing.write(self, ours, prompt, num_bytes)
-        likeliest = writing.likeliest(self, ours, prompt, num_bytes)
+        likeliest = writing.likeliest(self, ours, prompt, num_bytes // 4)
         return f"{drawn}\n\nThe likeliest after it:\n\n{prompt}{likeliest}"
 
     def _worker(self, job: Job, group: Group, device: torch.device | str) -> Worker:

@@ -8,13 +8,14 @@ in validation and when text is written, it is what a chip would do: codes of til
 of blocks, and their scaled product.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tiny_lm import fp8
 from tiny_lm.config import FP8Config
@@ -27,6 +28,8 @@ from tiny_lm.layers import Products
 TRAINED = ("fp8.linear",)
 CODED = ("fp8.quantize_tiles", "fp8.quantize_blocks", "fp8.scaled_product")
 One = Callable[[Tensor, Tensor], Tensor]
+Codes = tuple[Tensor, Tensor]  # with their scales
+_by_tensor = WeakTensorKeyDictionary
 
 
 def products(mine: Chosen, config: FP8Config) -> Products:
@@ -41,6 +44,8 @@ class Multiply:
 
     def __init__(self, mine: Chosen, config: FP8Config) -> None:
         self.mine, self.size = mine, config.tile
+        self._apart: MutableMapping[Tensor, tuple[Tensor, ...]] = _by_tensor()
+        self._codes: MutableMapping[Tensor, tuple[Tensor, Codes]] = _by_tensor()
 
     def __call__(
         self, x: Float[Tensor, "... K"], weight: Float[Tensor, "M K"]
@@ -60,6 +65,10 @@ class Multiply:
     def _multiply(self, rows: Tensor, weight: Tensor, ends: Tensor | None) -> Tensor:
         if torch.is_grad_enabled():
             return _Layer.apply(rows, weight, ends, self._trained, self.size)
+        if ends is not None:  # the same tensors at every call, so that codes are found
+            if weight not in self._apart:
+                self._apart[weight] = weight.detach().unbind()
+            weight = self._apart[weight]
         return each(self._coded, rows, weight, ends)
 
     def _trained(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -71,18 +80,28 @@ class Multiply:
         if not self.mine.has(*CODED):
             return fp8.matmul(x, weight, self.size, self.size)
         of_x = self.mine("fp8.quantize_tiles")(x, self.size)
-        of_w = self.mine("fp8.quantize_blocks")(weight.detach(), self.size)
-        return self.mine("fp8.scaled_product")(*of_x, *of_w, self.size).to(x)
+        product = self.mine("fp8.scaled_product")
+        return product(*of_x, *self._blocks(weight), self.size).to(x)
+
+    def _blocks(self, weight: Tensor) -> Codes:
+        """A weight's codes, made once until it changes."""
+        held = self._codes.get(weight)
+        if held is None or not torch.equal(held[0], weight):
+            codes = self.mine("fp8.quantize_blocks")(weight.detach(), self.size)
+            held = self._codes[weight] = weight.detach().clone(), tuple(codes)
+        return held[1]
 
 
-def each(one: One, rows: Tensor, weight: Tensor, ends: Tensor | None) -> Tensor:
+def each(
+    one: One, rows: Tensor, weight: Tensor | Sequence[Tensor], ends: Tensor | None
+) -> Tensor:
     """One product, or one for each expert that has rows."""
     if ends is None:
         return one(rows, weight)
     counts = ends.diff(prepend=ends.new_zeros(1)).tolist()
     pairs = zip(rows.split(counts), weight, strict=True)
     parts = [one(part, w) for part, w in pairs if len(part)]
-    return torch.cat(parts) if parts else rows.new_zeros(0, weight.shape[1])
+    return torch.cat(parts) if parts else rows.new_zeros(0, len(weight[0]))
 
 
 class _Layer(torch.autograd.Function):

@@ -19,18 +19,10 @@ TRAVEL = ("comm.dispatch", "comm.combine", "comm.fp8_wire")
 
 
 class YourDispatcher:
-    """Brings rows to experts on any rank of the group, and their results back.
-
-    Raises:
-        ValueError: the ranks cannot share the experts evenly.
-    """
+    """Brings rows to experts on any rank of the group, and their results back."""
 
     def __init__(self, mine: Chosen, config: ModelConfig, group: Group) -> None:
         self.num_experts, self.group = config.moe.num_experts, group
-        if self.num_experts % group.size:
-            raise ValueError(
-                f"{group.size} ranks cannot share {self.num_experts} experts evenly"
-            )
         share = self.num_experts // group.size
         self.local_experts = range(group.rank * share, (group.rank + 1) * share)
         self.mine = mine

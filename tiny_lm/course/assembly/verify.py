@@ -15,24 +15,20 @@ of this package.
 
 import contextlib
 import hashlib
-import os
 import signal
 import sys
-import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 
-from tiny_lm.course.checks.report import Outcome
-from tiny_lm.course.checks.task import Task
+from tiny_lm.course.assembly.child import check_pieces
 from tiny_lm.course.labs import pieces
-from tiny_lm.course.labs.source import run_alone
 from tiny_lm.files import read_json, to_json, write_whole
 from tiny_lm.gpus.start import PRELOAD, start_context, start_process
 
@@ -48,7 +44,6 @@ ON_RANKS = {
 }
 START_S = 60.0  # for a child, and for the ranks it starts
 TOO_LONG = "still at work after"
-WIDTH = 200  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -158,7 +153,7 @@ class _Children:
         self._news, theirs = context.Pipe(duplex=False)
         self._process: BaseProcess = start_process(
             context,
-            _child,
+            check_pieces,
             theirs,
             batch,
             self._limits.work_s,
@@ -215,73 +210,6 @@ def _how_it_ended(code: int | None, limits: Limits) -> str:
     if code is not None and code < 0:
         return f"ends the process that runs it ({signal.Signals(-code).name})"
     return f"ends the process that runs it (exit code {code})"
-
-
-def _child(
-    news: Connection, batch: Mapping[str, str], work_s: int, in_words: bool
-) -> None:
-    """Check pieces one after the other, and say why they do not pass.
-
-    Args:
-        in_words: find out which mistake it is, which takes a moment.
-    """
-    _be_quiet()
-    torch.set_num_threads(1)
-    for name, source in batch.items():
-        news.send((name, None))
-        _limit(work_s)
-        news.send((name, _check(name, source, in_words)))
-
-
-def _check(name: str, source: str, in_words: bool) -> str:
-    task = pieces.task_of(name)
-    try:
-        function = run_alone(source, task.name)
-    except BaseException as error:  # the file may hold anything
-        return _unreadable(error, task)
-    return _line(task.outcome(function, explain=in_words))
-
-
-def _be_quiet() -> None:
-    """What a piece prints is not told, and nobody answers its questions."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
-        os.dup2(nowhere, stream)
-    sys.stdin = open(os.devnull, encoding="utf-8")
-
-
-def _limit(work_s: int) -> None:
-    try:
-        import resource  # Windows has none; there `wait_s` alone ends a loop
-    except ImportError:
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    used = int(time.process_time())
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (used + work_s, most))
-
-
-def _unreadable(error: BaseException, task: Task) -> str:
-    if isinstance(error, KeyError) and error.args == (task.name,):
-        return f"its file defines no {task.name}"
-    where = f" in line {error.lineno}" if isinstance(error, SyntaxError) else ""
-    said = error.msg if isinstance(error, SyntaxError) else str(error)
-    return _short(f"its file does not run: {type(error).__name__}{where}: {said}")
-
-
-def _line(outcome: Outcome) -> str:
-    """Why an answer does not pass, in one line; nothing where it does."""
-    if not outcome.done:
-        return "the stub still stands in place of an answer"
-    if outcome.holds:
-        return ""
-    told = outcome.mismatch
-    why = told.because or f"wanted {told.wanted}, got {told.got}"
-    return _short(f"does not hold: {outcome.failed}. {why}")
-
-
-def _short(text: str) -> str:
-    return textwrap.shorten(text, WIDTH, placeholder=" …")
 
 
 # ---- what passed before
