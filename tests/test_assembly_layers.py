@@ -8,15 +8,13 @@ from piece_styles import small, sources
 from torch import nn
 
 from tiny_lm import fp8, generate
-from tiny_lm.course.assembly import (
-    attentions,
-    mixture,
-    products,
-    turns,
-    writing,
-)
+from tiny_lm.course.assembly.attentions import YourHeads, YourLatentAttention
 from tiny_lm.course.assembly.chosen import Chosen
 from tiny_lm.course.assembly.kept import Assembly
+from tiny_lm.course.assembly.mixture import YourExperts, YourRouter
+from tiny_lm.course.assembly.products import products
+from tiny_lm.course.assembly.turns import TakesTurns
+from tiny_lm.course.assembly.writing import likeliest, write
 from tiny_lm.model import LanguageModel, is_expert
 from tiny_lm.replay.recorder import recording
 
@@ -40,11 +38,11 @@ def test_a_piece_that_is_missing_is_the_check_s_own_and_one_that_is_there_is_not
 def test_a_model_of_pieces_consists_of_their_classes():
     _, model = pair("fp8", 0)
     block = model.blocks[1]
-    assert type(block.attention) is attentions.YourLatentAttention
-    assert type(block.ffn.router) is mixture.YourRouter
-    assert type(block.ffn.experts) is mixture.YourExperts
+    assert type(block.attention) is YourLatentAttention
+    assert type(block.ffn.router) is YourRouter
+    assert type(block.ffn.experts) is YourExperts
     _, dense = pair("dense", 0)
-    assert type(dense.blocks[0].attention) is attentions.YourHeads
+    assert type(dense.blocks[0].attention) is YourHeads
 
 
 def test_without_pieces_every_part_is_tiny_lm_s_own():
@@ -80,15 +78,15 @@ def test_text_is_drawn_as_by_tiny_lm_and_the_likeliest_is_found(style):
     ours, model = pair("fp32", style)
     mine = Assembly(sources(style))
     given = "def ", 12, 0.8, 0.9, 3
-    assert writing.write(mine, model, *given) == generate.generate(ours, *given)
+    assert write(mine, model, *given) == generate.generate(ours, *given)
     coldest = generate.generate(ours, "def ", 12, 1e-6, 1.0)
-    assert writing.likeliest(mine, model, "def ", 12) == coldest
+    assert likeliest(mine, model, "def ", 12) == coldest
 
 
 @STYLES
 def test_products_are_the_fp8_products_there_and_back_and_in_codes(style):
     config = small("fp8").fp8
-    multiply = products.products(Chosen(sources(style)), config).linear
+    multiply = products(Chosen(sources(style)), config).linear
     draw = torch.Generator().manual_seed(2)
     x, w = torch.randn(2, 9, 40, generator=draw), torch.randn(24, 40, generator=draw)
     pull, found = torch.randn(2, 9, 24, generator=draw), []
@@ -139,7 +137,7 @@ def _words(name):
 
 
 def test_codes_of_a_weight_are_made_once_until_it_changes():
-    multiply = products.products(Chosen(sources()), small("fp8").fp8)
+    multiply = products(Chosen(sources()), small("fp8").fp8)
     w, stack = torch.randn(32, 16), torch.randn(3, 32, 16)
     x, ends = torch.randn(4, 16), torch.tensor([1, 1, 4], dtype=torch.int32)
     with torch.no_grad():
@@ -156,7 +154,7 @@ def test_codes_of_a_weight_are_made_once_until_it_changes():
 
 def test_two_micro_batches_are_for_training_alone():
     model = Assembly(sources()).model(small("fp32"), overlap=True)
-    assert type(model) is turns.TakesTurns
+    assert type(model) is TakesTurns
     tokens = torch.randint(97, 123, (2, 8), generator=torch.Generator().manual_seed(1))
     ours = LanguageModel(small("fp32"))
     with torch.no_grad():

@@ -6,6 +6,7 @@ import pytest
 from piece_styles import as_written, put, sources
 
 from tiny_lm.course.assembly import kept, verify
+from tiny_lm.course.assembly.child import WIDTH
 from tiny_lm.course.assembly.kept import gather
 from tiny_lm.course.assembly.verify import Limits
 
@@ -69,7 +70,7 @@ def test_a_wrong_piece_is_named_with_what_is_wrong(name, found):
     why = found[1].wrong[name]
     assert WRONG[name][1] in why
     assert len(why.splitlines()) == 1
-    assert len(why) < 250
+    assert len(why) <= WIDTH
 
 
 def test_a_known_mistake_is_told_in_its_own_words(found):
