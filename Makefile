@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP = @command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer."; exit 1; }; \
 	$(PYTHON) _setup.py
 
-.PHONY: help setup book test lab labs bench experiments soak newest clean
+.PHONY: help setup book test lab labs bench experiments soak mutants grade newest clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z]*\): *[a-z]* *## /  make \1\t/p' Makefile | expand -t 20
@@ -26,6 +26,10 @@ lab:       ## JupyterLab on the labs
 	$(SETUP) lab
 	@$(BIN)/python -m jupyterlab labs
 
+grade:     ## points for a folder of notebooks: make grade SUBMISSIONS=folder LAB=02_moe
+	$(SETUP) test
+	@$(BIN)/python -m tiny_lm.course grade "$(SUBMISSIONS)" --lab "$(LAB)" --out "$(or $(OUT),graded/$(LAB))"
+
 labs:      ## write the labs anew from solutions/*.py
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course labs
@@ -42,6 +46,10 @@ experiments: ## the comparisons that chapters show; resumes (1½ hours on an H10
 soak:      ## 250 calls on 4 and 8 emulated GPUs, some failing on purpose (a minute)
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course.bench.soak
+
+mutants:   ## every wrong answer kept beside the checks must be refused (half a minute)
+	$(SETUP)
+	@$(BIN)/python -m tiny_lm.course mutants $(if $(LAB),--lab $(LAB))
 
 newest:    ## the tests with the newest of everything, then with the oldest allowed (an hour)
 	@$(PYTHON) _versions.py newest

@@ -227,6 +227,30 @@ def install_browser_files():
     stamp.write_text(key, encoding="utf-8")
 
 
+def install_nbgrader():
+    """nbgrader for one test, in an environment beside: it would slow all others down.
+
+    It brings JupyterLab's server, and with it a grammar that every process builds anew
+    which reads a notebook: 1.6 seconds each.
+    """
+    stamp = stamp_of("nbgrader")
+    key = digest(PINS, str(ROOT))
+    if up_to_date(stamp, key):
+        return
+    say("Installing nbgrader for its test, beside the rest (a few seconds)")
+    beside = VENV / "nbgrader"
+    shutil.rmtree(str(beside), ignore_errors=True)
+    if subprocess.call([str(PYTHON), "-m", "venv", str(beside)]):
+        fail("venv failed.", "What it printed above says why.")
+    (theirs,) = beside.glob("lib/*/site-packages")
+    (ours,) = VENV.glob("lib/*/site-packages")
+    line = f"import site; site.addsitedir({str(ours)!r})\n"
+    (theirs / "course.pth").write_text(line, "utf-8")
+    pip = [str(beside / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    follow(pip + ["install", "--constraint", "constraints.txt", "nbgrader>=0.9.5"])
+    stamp.write_text(key, encoding="utf-8")
+
+
 @contextlib.contextmanager
 def alone():
     """One setup at a time in a folder; a second waits, and finds the work done."""
@@ -253,6 +277,8 @@ def main(extra):
         install(extra)
         if extra:
             install_browser_files()
+        if extra in ("test", "dev"):
+            install_nbgrader()
 
 
 if __name__ == "__main__":

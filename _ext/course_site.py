@@ -13,6 +13,7 @@ from typing import Any
 import captions
 import citations
 import course_map
+import course_plan
 import execution_key
 import explorers
 import folds
@@ -148,7 +149,7 @@ def refuse_foreign_loads(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    parts = (front_card, course_map, folds, captions, citations, explorers)
+    parts = (front_card, course_map, course_plan, folds, captions, citations, explorers)
     for part in (*parts, side_by_side):
         part.setup(app)
     app.add_config_value("course_look", "", "html")  # a new look rewrites all pages

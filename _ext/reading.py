@@ -21,7 +21,15 @@ from myst_parser.parsers.mdit import create_md_parser
 WORDS_A_MINUTE, LINES_A_MINUTE = 100, 5
 EXTENSIONS = ("amsmath", "attrs_block", "attrs_inline", "colon_fence", "deflist")
 FOLDED = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
-UNREAD = {"after-lab", "bibliography", "course-map", "glue", "image", "toctree"}
+UNREAD = {
+    "after-lab",
+    "bibliography",
+    "course-map",
+    "course-plan",
+    "glue",
+    "image",
+    "toctree",
+}
 SILENT_ROLES = {"cite", "cite:p", "cite:t", "eq"}
 DIRECTIVE = re.compile(r"\{([\w:-]+)\}\s*(.*)")
 ROLE_TARGET = re.compile(r"\s*<[^>]*>$")

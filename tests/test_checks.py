@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import tiny_lm.course.checks.baseline
 import tiny_lm.course.checks.comm
@@ -58,6 +59,27 @@ def test_honest_answer_in_another_style_passes(task, answer):
     for seed in (0, 11):
         outcome = task.outcome(answer, seed)
         assert outcome.holds, task.report(outcome)
+
+
+@EACH
+def test_answer_that_knows_the_visible_examples_fails_for_a_fresh_seed(task):
+    """What a learner can see is what a lab's check draws; grading draws others."""
+    known = {}
+
+    def remembering(*arguments):
+        return known.setdefault(_told(arguments), task.reference(*arguments))
+
+    def reciting(*arguments):
+        return known[_told(arguments)]
+
+    task.outcome(remembering, explain=False)
+    assert not task.outcome(reciting, seed=11, explain=False).holds
+
+
+def _told(arguments):
+    """Arguments as a text that tells them apart; nothing tells living objects apart."""
+    plain = [x.tolist() if isinstance(x, torch.Tensor) else x for x in arguments]
+    return repr(plain)
 
 
 @EACH

@@ -135,6 +135,7 @@ def test_cost_prints_the_published_counts(capsys):
         (["generate", ".", "--prompt", "x", "--seed", str(2**63)], "--seed has 64 bit"),
         (["train", "--steps", "0"], "steps must be positive, got 0"),
         (["generate", "absent", "--prompt", "x"], "absent is not a run"),
+        (["export", "absent", "out"], "absent is not a run"),
         (["cost", "gpt5"], "unknown preset 'gpt5'"),
     ],
 )

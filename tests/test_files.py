@@ -93,3 +93,44 @@ def test_text_is_utf_8_wherever_a_program_runs(tmp_path):
         env={**os.environ, **plain},
     )
     assert path.read_bytes() == "π".encode()
+
+
+def test_a_folder_gets_its_name_when_all_is_written_in_it(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with files.whole_folder(folder) as draft:
+        (draft / "text").write_text("all of it")
+        assert not folder.exists()
+    assert (folder / "text").read_text() == "all of it"
+    assert [path.name for path in folder.parent.iterdir()] == ["b"]
+
+
+def test_a_folder_that_is_not_finished_is_not_there(tmp_path):
+    with pytest.raises(KeyboardInterrupt), files.whole_folder(tmp_path / "a") as draft:
+        (draft / "text").write_text("half of")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_something_in_it_is_not_replaced(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with files.whole_folder(tmp_path / "empty") as draft:
+        (draft / "text").write_text("new")
+    for name, message in (
+        ("empty", "empty is not empty: it holds text"),
+        ("empty/text", "text is a file"),
+        ("empty/text/deeper", "cannot write to .*deeper"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            with files.whole_folder(tmp_path / name):
+                raise AssertionError("there was something already")
+    assert (tmp_path / "empty" / "text").read_text() == "new"
+
+
+def test_what_somebody_put_there_meanwhile_stays(tmp_path):
+    folder = tmp_path / "a"
+    with pytest.raises(OSError), files.whole_folder(folder) as draft:
+        (draft / "text").write_text("late")
+        folder.mkdir()
+        (folder / "text").write_text("first")
+    assert (folder / "text").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -29,6 +29,8 @@ JOINTS = {
 }  # where model, gpus and parallel may meet
 ROOMS = {"gpus", "replay", "parallel", "course"}
 DOOR = ("gpus.witness", "replay.recorder")  # the one way from processes to tapes
+# The one way into the course, taken only where `train --pieces` asks for it.
+TO_PIECES = ("__main__", "course.assembly.command")
 WIRED = {
     "gpus.launch",
     "gpus.torchrun",
@@ -105,6 +107,8 @@ def allowed(importer: str, imported: str) -> bool:
     here, there = room(importer), room(imported)
     if here == "course":
         return True
+    if (importer, imported) == TO_PIECES:
+        return True
     if there == "course" or imported in JOINTS:
         joined = imported in JOINTS - {"checkpoint", "__main__"} and importer in JOINTS
         return joined and there != "course"
@@ -135,6 +139,8 @@ def test_the_import_rules_refuse_what_they_should():
     assert not allowed("model", "step")
     assert allowed("train", "step")
     assert not allowed("generate", "course.labs.pieces")
+    assert not allowed("__main__", "course.labs.pieces")
+    assert not allowed("train", "course.assembly.command")
     assert not allowed("config", "layers")
     assert allowed("train", "parallel.shard")
     assert allowed("gpus.witness", "replay.recorder")

@@ -24,8 +24,10 @@ def _job(out: Path) -> Job:
 
 def test_a_step_is_kept_and_shown(tmp_path, capsys):
     with journal.progress(_job(tmp_path), rank=0) as bar:
-        journal.report(_job(tmp_path), bar, METRICS)
+        board = journal.board(_job(tmp_path), rank=0)
+        journal.report(_job(tmp_path), bar, METRICS, board)
     assert runs.read_metrics(tmp_path) == [METRICS]
+    assert [path.name for path in tmp_path.iterdir()] == [runs.METRICS]
     shown = capsys.readouterr().err
     assert "training tiny on 2 rank(s)" in shown
     assert "loss=2.500, val=2.750, tokens/s=1,000, MaxVio=1.25" in shown

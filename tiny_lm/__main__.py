@@ -1,9 +1,10 @@
-"""The command line: train, generate, cost.
+"""The command line: train, generate, export, cost.
 
 Chapter: 06_together/full_model
 
     python -m tiny_lm train tiny --ranks 4
     python -m tiny_lm generate runs/tiny-1 --prompt "def "
+    python -m tiny_lm export runs/tiny-1 released
     python -m tiny_lm cost deepseek_v3
 
 Bad input ends in one line and exit code 2, before any process starts.
@@ -18,12 +19,12 @@ from typing import Any
 
 import torch
 
-from tiny_lm import console, costs, runs
+from tiny_lm import console, costs, hub, runs
 from tiny_lm.config import PRESETS, TrainConfig, preset
 from tiny_lm.files import to_json
 from tiny_lm.generate import generate, stream
 from tiny_lm.gpus import torchrun
-from tiny_lm.job import Job, choose_device
+from tiny_lm.job import Job, Maker, choose_device
 from tiny_lm.layout import Layout
 from tiny_lm.train import run
 
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands.add_parser("train", help="train a preset and save the run"))
     _add_generate(commands.add_parser("generate", help="continue a prompt"))
+    _add_export(commands.add_parser("export", help="write a transformers folder"))
     cost = commands.add_parser("cost", help="parameters, FLOPs, cache, hours")
     cost.add_argument("preset", nargs="?", default="tiny", help=", ".join(PRESETS))
     cost.add_argument("--json", action="store_true", help="one JSON object")
@@ -61,17 +63,29 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, help="a UTF-8 file or a folder; default: Python's source")
     add("--out", type=Path, help="folder of the run; default runs/PRESET-N")
     add("--device", help="cpu or cuda; default: under torchrun the GPUs, else the CPU")
+    add("--tensorboard", action="store_true", help="write event files too")
+    add("--pieces", type=Path, help="a folder of labs' answers, to make the model of")
+    add("--stand-in", action="store_true", help="replace wrong pieces by tiny_lm's own")
     add("--json", action="store_true", help="end with one JSON line on stdout")
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", type=Path, help="folder of a saved run")
+    add("run", type=Path, help="folder of a saved run, or one that was exported")
     add("--prompt", required=True)
     add("--bytes", type=int, default=200, help="length of the continuation")
     add("--temperature", type=float, default=0.8)
     add("--top-p", type=float, default=0.95)
     add("--seed", type=int, default=0)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", type=Path, help="folder of a saved run")
+    add("folder", type=Path, help="where to; it must be empty, or not there")
+    add("--fp8", action="store_true", help="matrices in FP8, as DeepSeek releases them")
+    size = f"largest file of weights, default {hub.SHARD_BYTES:,}"
+    add("--shard-bytes", type=int, default=hub.SHARD_BYTES, help=size)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -95,22 +109,49 @@ def _train(args: argparse.Namespace) -> None:
         training=training,
         ranks=ranks,
         data=args.data,
+        tensorboard=args.tensorboard,
         out=args.out,
-        device=choose_device(args.device, place.local_size if place else 0),
+        device=_device(args, place),
         layout=Layout(
             overlap=args.overlap, zero=args.zero, pp=args.pp, schedule=args.schedule
         ),
     )
+    if args.pieces:
+        job = _of_pieces(job, args, is_first=place is None or place.rank == 0)
     summary = run(job)
     if summary is not None:
-        _print_summary(summary, as_json=args.json)
+        _print_summary(summary, as_json=args.json, maker=job.maker)
 
 
-def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
+def _device(args: argparse.Namespace, place: torchrun.Placement | None) -> str:
+    if args.stand_in and not args.pieces:
+        raise ValueError("--stand-in is about --pieces: name their folder")
+    asked = args.device or ("cpu" if args.pieces else None)
+    return choose_device(asked, place.local_size if place else 0)
+
+
+def _of_pieces(job: Job, args: argparse.Namespace, is_first: bool) -> Job:
+    """The job with the learner's pieces in it; says which are whose."""
+    from tiny_lm.course.assembly import command  # the one way into the course
+
+    job.check()  # what is wrong with the rest is told before pieces are checked
+    maker = command.assemble(args.pieces, args.stand_in, check=is_first)
+    job = replace(job, maker=maker)
+    job.check()
+    if is_first:
+        print(command.told(maker, job), file=sys.stderr, flush=True)
+    return job
+
+
+def _print_summary(
+    summary: dict[str, Any], as_json: bool, maker: Maker | None = None
+) -> None:
     if as_json:
         print(to_json(summary))
         return
     emulated = summary.pop("emulated")
+    if maker:
+        summary.pop("pieces")  # told before
     for name, value in summary.items():
         shown = f"{value:,}" if isinstance(value, int) else value
         print(f"{name:>20}  {shown}")
@@ -118,7 +159,11 @@ def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
         step, exposed = times["step_ms"], times["exposed_comm_ms"]
         words = f"{step:,.1f} ms a step, {exposed:,.1f} of it waiting for bytes"
         print(f"{name:>20}  {words} (emulated)")
-    text = generate(runs.load_model(Path(summary["run"])), SAMPLE_PROMPT, SAMPLE_BYTES)
+    model = runs.load_model(Path(summary["run"]))
+    if maker:
+        text = maker.write(model, SAMPLE_PROMPT, SAMPLE_BYTES)
+    else:
+        text = generate(model, SAMPLE_PROMPT, SAMPLE_BYTES)
     print(f"\nIt writes, after {SAMPLE_PROMPT!r}:\n\n{SAMPLE_PROMPT}{text}")
 
 
@@ -127,7 +172,8 @@ def _generate(args: argparse.Namespace) -> None:
         raise ValueError(f"--bytes must be positive, got {args.bytes}")
     if not -(2**63) <= args.seed < 2**63:
         raise ValueError(f"--seed has 64 bits, got {args.seed}")
-    model = runs.load_model(args.run)
+    load = hub.load_for_bytes if hub.is_released(args.run) else runs.load_model
+    model = load(args.run)
     prompt = args.prompt.encode(errors="surrogateescape")  # what is no UTF-8 stays
     tokens = torch.tensor(list(prompt), dtype=torch.int64)
     new = stream(model, tokens, args.bytes, args.temperature, args.top_p, args.seed)
@@ -136,6 +182,15 @@ def _generate(args: argparse.Namespace) -> None:
     for byte in new:
         console.write_bytes(bytes([byte]))
     console.write_bytes(b"\n")
+
+
+def _export(args: argparse.Namespace) -> None:
+    model = runs.load_model(args.run)
+    files = hub.export(model, args.folder, args.fp8, args.shard_bytes)
+    size = sum(file.stat().st_size for file in files)
+    print(f"{args.folder}: {size:,} bytes of weights in {len(files)} file(s)")
+    if model.config.fp8:
+        print("Trained with FP8 products; from here it multiplies in full precision.")
 
 
 def _cost(args: argparse.Namespace) -> None:
@@ -150,7 +205,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit code, as `console` has it.
     """
     args = _parser().parse_args(argv)
-    command = {"train": _train, "generate": _generate, "cost": _cost}[args.command]
+    run_of = {"train": _train, "generate": _generate, "export": _export, "cost": _cost}
+    command = run_of[args.command]
     return console.run(partial(command, args))
 
 

@@ -11,8 +11,10 @@ that fails where it exists.
 import itertools
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,33 @@ def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, that gets its name when everything is written.
+
+    Raises:
+        ValueError: there is something of that name already, unless it is an empty
+            folder, or nothing can be written there.
+    """
+    folder = folder.absolute()
+    if folder.is_dir() and (there := sorted(os.listdir(folder))):
+        raise ValueError(f"{folder} is not empty: it holds {there[0]}")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file")
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
+    try:
+        yield draft
+        if folder.is_dir():
+            folder.rmdir()  # fails where somebody has put something in
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

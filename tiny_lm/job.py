@@ -7,14 +7,30 @@ Bad input is found here, before any process starts.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from tiny_lm import data, files, runs
+from tiny_lm import data, events, files, runs
 from tiny_lm.config import ModelConfig, TrainConfig
 from tiny_lm.layout import Layout
+
+
+class Maker(Protocol):
+    """Makes a run's workers from other parts than the package's own."""
+
+    def check(self, job: "Job") -> None:
+        """Refuse what does not go together, with a `ValueError`."""
+
+    def worker(self, job: "Job", group: Any, device: Any) -> Any:
+        """What one rank does of the run: as `step.build_worker`."""
+
+    def notes(self, job: "Job") -> dict[str, Any]:
+        """What the run's summary says of the parts."""
+
+    def write(self, model: Any, prompt: str, num_bytes: int) -> str:
+        """A continuation by a trained model, as `generate.generate` gives it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +38,8 @@ class Job:
     """All that a rank has to know of a run.
 
     `data` is a UTF-8 file or a folder; None takes the default corpus. Without `out` the
-    run gets a folder of its own, `runs/NAME-N`.
+    run gets a folder of its own, `runs/NAME-N`. Without a `maker`, all of it is the
+    package's own.
     """
 
     config: ModelConfig
@@ -33,6 +50,8 @@ class Job:
     device: str = "cpu"
     progress: bool = True
     layout: Layout = Layout()
+    tensorboard: bool = False  # event files beside the metrics
+    maker: Maker | None = None
 
     def check(self) -> None:
         """Refuse what cannot run, before any process starts.
@@ -44,6 +63,10 @@ class Job:
         _check_ranks(self.config, self.training, self.ranks)
         self.layout.check(self.config, self.training, self.ranks)
         _check_device(self.device)
+        if self.tensorboard:
+            events.writer_class()
+        if self.maker:
+            self.maker.check(self)
         batches(self, *read_corpus(self)[1:])
 
     def open_folder(self) -> Self:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from tiny_lm import costs, data, runs
+from tiny_lm import costs, data, events, runs
 from tiny_lm.job import Job
 
 
@@ -33,9 +33,17 @@ def progress(job: Job, rank: int) -> Bar:
     return Bar(total=job.training.steps, desc=about, disable=hidden, unit="step")
 
 
-def report(job: Job, bar: Bar, metrics: dict[str, Any]) -> None:
+def board(job: Job, rank: int) -> events.Board:
+    """Where the first rank writes for TensorBoard, if the job asks for it."""
+    wanted = job.tensorboard and rank == 0
+    folder = job.out / events.FOLDER if wanted else None
+    return events.Board(folder, job.config.num_dense_layers)
+
+
+def report(job: Job, bar: Bar, metrics: dict[str, Any], board: events.Board) -> None:
     """Keep the metrics of one step, and show the most important ones."""
     runs.append_metrics(job.out, metrics)
+    board.add(metrics)
     shown = {"loss": f"{metrics['loss']:.3f}"}
     if "val_loss" in metrics:
         shown["val"] = f"{metrics['val_loss']:.3f}"
@@ -82,4 +90,4 @@ def summary(job: Job, metrics: dict[str, Any], bytes_sent: int) -> dict[str, Any
         "kv_bytes_per_token": costs.kv_bytes_per_token(job.config, 4),
         "bytes_sent": bytes_sent,
         "run": str(job.out),
-    }
+    } | (job.maker.notes(job) if job.maker else {})

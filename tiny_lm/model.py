@@ -15,20 +15,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tiny_lm import fp8
-from tiny_lm.attention import MultiHeadAttention
 from tiny_lm.cache import Cache, Context, require_length
-from tiny_lm.config import MLAConfig, ModelConfig
+from tiny_lm.config import ModelConfig
+from tiny_lm.kinds import OURS, Kinds
 from tiny_lm.layers import (
     PLAIN,
     FullPrecision,
     Linear,
     Products,
     RMSNorm,
-    SwiGLU,
     cross_entropy,
     refuse_autocast,
 )
-from tiny_lm.mla import LatentAttention
 from tiny_lm.moe import Dispatcher, MoE
 from tiny_lm.rope import Place
 from tiny_lm.router import Router
@@ -53,23 +51,14 @@ class Block(nn.Module):
         sparse: bool,
         products: Products = PLAIN,
         dispatcher: Dispatcher | None = None,
+        kinds: Kinds = OURS,
     ) -> None:
         super().__init__()
         c = config
         self.attention_norm = RMSNorm(c.d_model, c.norm_eps)
-        if isinstance(c.attention, MLAConfig):
-            self.attention = LatentAttention(
-                c.attention, c.d_model, c.max_len, products, c.norm_eps
-            )
-        else:
-            self.attention = MultiHeadAttention(
-                c.attention, c.d_model, c.max_len, products
-            )
+        self.attention = kinds.attention(c, products)
         self.ffn_norm = RMSNorm(c.d_model, c.norm_eps)
-        if sparse:
-            self.ffn = MoE(c.moe, c.d_model, products, dispatcher)
-        else:
-            self.ffn = SwiGLU(c.d_model, c.d_ffn, products.linear)
+        self.ffn = kinds.feed_forward(c, sparse, products, dispatcher)
 
     def forward(
         self,
@@ -101,14 +90,19 @@ class MTPModule(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, products: Products, dispatcher: Dispatcher | None
+        self,
+        config: ModelConfig,
+        products: Products,
+        dispatcher: Dispatcher | None,
+        kinds: Kinds = OURS,
     ) -> None:
         super().__init__()
         d, eps = config.d_model, config.norm_eps
         self.state_norm = RMSNorm(d, eps)
         self.token_norm = RMSNorm(d, eps)
         self.mix = Linear(2 * d, d, products.linear)  # M_k
-        self.block = Block(config, config.num_moe_layers > 0, products, dispatcher)
+        sparse = config.num_moe_layers > 0
+        self.block = Block(config, sparse, products, dispatcher, kinds)
         self.norm = RMSNorm(d, eps)
 
     def forward(
@@ -128,6 +122,7 @@ class LanguageModel(FullPrecision):
         dispatcher: brings tokens to experts; by default all experts live here.
         seed: of the initial weights, which are the same for any number of ranks.
         products: how it multiplies; by default as `config.fp8` says.
+        kinds: of attention and of feed-forward that it is made of.
     """
 
     def __init__(
@@ -136,19 +131,20 @@ class LanguageModel(FullPrecision):
         dispatcher: Dispatcher | None = None,
         seed: int = 0,
         products: Products | None = None,
+        kinds: Kinds = OURS,
     ) -> None:
         super().__init__()
         c = self.config = config
         products = products or (fp8.products(c.fp8) if c.fp8 else PLAIN)
         self.embedding = nn.Embedding(c.vocab_size, c.d_model)
         self.blocks = nn.ModuleList(
-            Block(c, layer >= c.num_dense_layers, products, dispatcher)
+            Block(c, layer >= c.num_dense_layers, products, dispatcher, kinds)
             for layer in range(c.num_layers)
         )
         self.norm = RMSNorm(c.d_model, c.norm_eps)
         self.head = Linear(c.d_model, c.vocab_size, products.head)
         self.mtp = nn.ModuleList(
-            MTPModule(c, products, dispatcher) for _ in range(c.num_mtp)
+            MTPModule(c, products, dispatcher, kinds) for _ in range(c.num_mtp)
         )
         initialize(self, seed)
 

@@ -45,14 +45,20 @@ def build_model(
     config: ModelConfig, group: Group, seed: int, device: torch.device | str = "cpu"
 ) -> LanguageModel:
     """The model of this rank: all of it, but only its own share of the experts."""
-    dispatcher = None
-    if config.moe and group.size > 1:
-        tile = config.fp8.tile if config.fp8 else 1
-        wire = fp8_wire(tile) if config.fp8 and config.fp8.wire else None
-        dispatcher = ExpertParallelDispatcher(
-            config.moe.num_experts, group, row_multiple=tile, wire=wire
-        )
-    return LanguageModel(config, dispatcher, seed).to(device)
+    return LanguageModel(config, build_dispatcher(config, group), seed).to(device)
+
+
+def build_dispatcher(
+    config: ModelConfig, group: Group
+) -> ExpertParallelDispatcher | None:
+    """What brings tokens to experts on other ranks; None where there are none."""
+    if config.moe is None or group.size == 1:
+        return None
+    tile = config.fp8.tile if config.fp8 else 1
+    wire = fp8_wire(tile) if config.fp8 and config.fp8.wire else None
+    return ExpertParallelDispatcher(
+        config.moe.num_experts, group, row_multiple=tile, wire=wire
+    )
 
 
 def build_optimizer(
@@ -257,13 +263,20 @@ class Worker:
 
 
 def build_worker(
-    job: Job, group: Group, device: torch.device | str
+    job: Job,
+    group: Group,
+    device: torch.device | str,
+    make_model: Callable[..., LanguageModel] = build_model,
 ) -> Worker | PipelinedWorker:
-    """The worker that the job asks for, with a fresh model; all ranks make theirs."""
+    """The worker that the job asks for, with a fresh model; all ranks make theirs.
+
+    Args:
+        make_model: takes what `build_model` takes.
+    """
     if job.layout.pp > 1:
-        return _pipelined(job, group, device)
+        return _pipelined(job, group, device, make_model)
     training = job.training
-    model = build_model(job.config, group, training.seed, device)
+    model = make_model(job.config, group, training.seed, device)
     sharded = None
     if job.layout.zero:
         times = 2 if job.layout.overlap else 1  # each micro-batch goes back by itself
@@ -272,9 +285,14 @@ def build_worker(
     return Worker(model, training, group, sharded, differentiate)
 
 
-def _pipelined(job: Job, group: Group, device: torch.device | str) -> PipelinedWorker:
+def _pipelined(
+    job: Job,
+    group: Group,
+    device: torch.device | str,
+    make_model: Callable[..., LanguageModel],
+) -> PipelinedWorker:
     places, layout = grid(job.layout.pp, group), job.layout
-    model = build_model(job.config, places.ep, job.training.seed, device)
+    model = make_model(job.config, places.ep, job.training.seed, device)
     make = partial(build_optimizer, training=job.training)
     return PipelinedWorker(
         model, job.training, places, layout.order, layout.num_micro, make

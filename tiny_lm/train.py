@@ -56,10 +56,11 @@ def steps(
     good, group, device = LastGood(worker.model), worker.group, worker.device
     started = time.perf_counter()
     for step in range(t.steps):
-        worker.set_rate(learning_rate(step, t))
+        lr = learning_rate(step, t)
+        worker.set_rate(lr)
         tokens = training.at(step, group.rank, group.size).to(device)
         good.before_step()
-        metrics = {"step": step + 1}
+        metrics = {"step": step + 1, "lr": lr}
         if tapes is None or step + 1 < t.steps:
             metrics |= worker.step(tokens)
         else:
@@ -87,15 +88,17 @@ def train(job: Job, group: Group, device: torch.device | str) -> dict[str, Any] 
     """
     started = time.perf_counter()
     corpus, *parts = read_corpus(job)
-    worker = build_worker(job, group, device)
+    make = job.maker.worker if job.maker else build_worker
+    worker = make(job, group, device)
     worker.check()
     metrics, stopped, tapes = {}, None, []
     settled, metering = memory.settled(), comm.metering()
-    with settled, metering as meter, journal.progress(job, group.rank) as bar:
+    bar, board = journal.progress(job, group.rank), journal.board(job, group.rank)
+    with settled, metering as meter, bar, board:
         try:
             for metrics in steps(job, worker, tuple(parts), tapes):
                 if group.rank == 0:
-                    journal.report(job, bar, metrics)
+                    journal.report(job, bar, metrics, board)
         except NotFinite as error:
             stopped = error
     sent = torch.tensor(meter.total_bytes, dtype=torch.int64, device=device)

@@ -87,10 +87,19 @@ def start_context(start_method: str | None = None) -> BaseContext:
 
 
 def start_process(
-    context: BaseContext, target: Callable[..., None], *args: object, name: str
+    context: BaseContext,
+    target: Callable[..., None],
+    *args: object,
+    name: str,
+    daemon: bool = True,
 ) -> BaseProcess:
-    """A process that runs `target(*args)`; both must be found by import."""
-    process = context.Process(target=target, args=args, name=name, daemon=True)
+    """A process that runs `target(*args)`; both must be found by import.
+
+    Args:
+        daemon: ends with this process, and has none of its own; without it, whoever
+            starts the process ends it.
+    """
+    process = context.Process(target=target, args=args, name=name, daemon=daemon)
     with _hidden_main():
         process.start()
     return process

@@ -28,6 +28,7 @@ from tiny_lm.gpus import comm
 from tiny_lm.gpus.mesh import Group
 
 IsExpert = Callable[[str], bool]
+AllReduce = Callable[[Tensor, Group], Tensor]
 
 
 @torch.no_grad()
@@ -49,11 +50,19 @@ def check_shared(model: nn.Module, group: Group, is_expert: IsExpert) -> None:
 
 
 @torch.no_grad()
-def sum_gradients(model: nn.Module, group: Group, is_expert: IsExpert) -> None:
+def sum_gradients(
+    model: nn.Module,
+    group: Group,
+    is_expert: IsExpert,
+    all_reduce: AllReduce = comm.all_reduce,
+) -> None:
     """Add up the gradients of the shared parameters over all ranks.
 
     A shared parameter that no token of this rank used counts as zero, so that every
     rank sends the same vector.
+
+    Args:
+        all_reduce: gives the sum of all ranks' vectors.
     """
     shared = _split(model, is_expert)[0]
     if group.size == 1 or not shared:
@@ -62,7 +71,7 @@ def sum_gradients(model: nn.Module, group: Group, is_expert: IsExpert) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in shared]
-    _unflatten(comm.all_reduce(_flatten(gradients), group), gradients)
+    _unflatten(all_reduce(_flatten(gradients), group), gradients)
 
 
 @torch.no_grad()
@@ -149,8 +158,15 @@ class WholeSums:
     `buckets` and `zero` have the same methods, and do it otherwise.
     """
 
-    def __init__(self, model: nn.Module, group: Group, is_expert: IsExpert) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        group: Group,
+        is_expert: IsExpert,
+        all_reduce: AllReduce = comm.all_reduce,
+    ) -> None:
         self._of = model, group, is_expert
+        self._all_reduce = all_reduce
 
     def agree(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Make every rank's gradients those of the whole batch.
@@ -160,7 +176,7 @@ class WholeSums:
             rank alone has.
         """
         model, _, is_expert = self._of
-        sum_gradients(*self._of)
+        sum_gradients(*self._of, self._all_reduce)
         return squared_lengths(model, is_expert)
 
     def clip_to(self, max_norm: float, norm: Float[Tensor, ""]) -> None:

@@ -91,7 +91,8 @@ class Answer:
     def _describe(self, error: Exception) -> str:
         said = f"{type(error).__name__}: {error}".strip()
         said = said if len(said) <= MESSAGE else said[:MESSAGE] + " …"
-        line = self._learners_line(error.__traceback__)
+        line = getattr(error, "where", "")  # known where it ran elsewhere
+        line = line or self._learners_line(error.__traceback__)
         return f"{said}\n{line or 'before its first line ran'}"
 
     def _learners_line(self, trace: TracebackType | None) -> str:

@@ -47,7 +47,7 @@ def _module(model: nn.Module) -> tuple[list[bool], list[bool]]:
     return training, [weight.requires_grad for weight in model.parameters()]
 
 
-def _settings() -> dict[str, Any]:
+def settings() -> dict[str, Any]:
     found = {
         "the seed of torch's random numbers": torch.initial_seed(),
         "Python's random numbers": random.getstate(),
@@ -60,7 +60,7 @@ def _settings() -> dict[str, Any]:
     return found
 
 
-def _restore(settings: dict[str, Any]) -> None:
+def restore(settings: dict[str, Any]) -> None:
     torch.set_default_dtype(settings["the default dtype"])
     torch.set_grad_enabled(settings["gradients switched on"])
     random.setstate(settings["Python's random numbers"])
@@ -81,7 +81,7 @@ class Guard:
     def __init__(
         self, arguments: tuple[Any, ...], writes: Collection[int] = ()
     ) -> None:
-        self.settings = _settings()
+        self.settings = settings()
         self.tensors = {
             i: _tensor(x)
             for i, x in enumerate(arguments)
@@ -100,11 +100,11 @@ class Guard:
         for i, before in self.modules.items():
             if _module(arguments[i]) != before:
                 return "a model as it was", "one in another mode", MODE
-        now = _settings()
+        now = settings()
         other = [name for name, value in self.settings.items() if now[name] != value]
         if not other:
             return None
-        _restore(self.settings)
+        restore(self.settings)
         because = SEED if "random" in other[0] else SETTING
         return f"{other[0]} as before the call", "changed", because
 

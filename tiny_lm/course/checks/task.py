@@ -51,7 +51,7 @@ class Task(Spec):
         with torch.random.fork_rng(devices=[]):
             for passed, one in enumerate(self.properties):
                 try:
-                    found = self._refusal(one, function, seed, explain)
+                    found = self.refusal(one, function, seed, explain)
                 except NotDone:
                     return Outcome(texts, passed, done=False)
                 if found is not None:
@@ -59,7 +59,7 @@ class Task(Spec):
                     return Outcome(texts, passed, one.text, mismatch, printed)
         return Outcome(texts, len(texts))
 
-    def _refusal(
+    def refusal(
         self, one: Property, function: Function, seed: int, explain: bool
     ) -> tuple[Mismatch, str] | None:
         """Why a property does not hold, and what was printed; nothing where it does."""

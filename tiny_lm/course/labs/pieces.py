@@ -5,8 +5,8 @@ Source: course
 
 A piece is a function that passed its check. Its source is kept as a file of its own
 under `my_pieces/`, beside the labs, or in the folder that the environment variable
-TINY_LM_PIECES names. Nothing but `save` and `load` writes there, so a new version of
-a lab leaves the pieces alone. Where nothing can be written, pieces are kept in memory,
+TINY_LM_PIECES names. Nothing but `save` and `load` writes them, so a new version of a
+lab leaves them alone. Where nothing can be written, pieces are kept in memory,
 until the kernel ends. Where a piece is missing, tiny_lm's own stands in.
 """
 
@@ -76,6 +76,22 @@ def _choose(task: Task, function: Function | None) -> tuple[Function, str]:
             f"{where} does not pass its check any more, so tiny_lm's own stands in."
         )
     return kept, f"yours, as kept in {where}."
+
+
+def files(where: Path | None = None) -> dict[str, Path]:
+    """The files of kept pieces by name.
+
+    Args:
+        where: they are kept; by default `folder()`.
+    """
+    found = sorted((where or folder()).glob("*/*.py"))
+    named = {f"{file.parent.name}.{file.stem}": file for file in found}
+    return {name: file for name, file in named.items() if NAME.fullmatch(name)}
+
+
+def in_memory() -> dict[str, str]:
+    """Sources of the pieces that no file could take, by name."""
+    return dict(_memory)
 
 
 def is_kept(name: str) -> bool:
@@ -166,7 +182,7 @@ def task_of(name: str) -> Task:
         raise ValueError(f"a piece is named part.function, not {name!r}")
     part = name.split(".")[0]
     try:
-        importlib.import_module(f"tiny_lm.course.checks.{part}")
+        import_checks(part)
     except ModuleNotFoundError as error:
         raise ValueError(f"no lab has pieces named {part}.…") from error
     for task in TASKS.values():
@@ -174,6 +190,15 @@ def task_of(name: str) -> Task:
             return task
     names = sorted(t.piece for t in TASKS.values() if t.piece.startswith(f"{part}."))
     raise ValueError(f"no piece {name!r}; there are: {', '.join(names)}")
+
+
+def import_checks(part: str) -> None:
+    """Make the tasks of one part known.
+
+    Raises:
+        ModuleNotFoundError: there is no such part.
+    """
+    importlib.import_module(f"tiny_lm.course.checks.{part}")
 
 
 def progress(lab: str) -> str:
@@ -194,8 +219,7 @@ def pack(file: str | Path = "my_pieces.txt") -> str:
     Raises:
         ValueError: nothing is kept yet, or the file is there and holds something else.
     """
-    files = {f"{f.parent.name}.{f.stem}": f for f in sorted(folder().glob("*/*.py"))}
-    pieces = {n: read_text(f) for n, f in files.items() if NAME.fullmatch(n)} | _memory
+    pieces = {name: read_text(file) for name, file in files().items()} | _memory
     if not pieces:
         raise ValueError(f"no pieces in {folder()} yet: pass a task first")
     packed = zlib.compress(to_json(pieces).encode(), level=9)

@@ -9,10 +9,13 @@ from functools import cache
 from itertools import accumulate
 
 import torch
+from torch import Generator
 
-from tiny_lm.course.checks.comm.bubble import played
+from tiny_lm.course.checks.answer import Answer
+from tiny_lm.course.checks.case import Probe
+from tiny_lm.course.checks.comm.bubble import played, read
 from tiny_lm.course.checks.comm.bubble_stages import task_5_8
-from tiny_lm.course.checks.comm.schedules import UNITS, Schedule
+from tiny_lm.course.checks.comm.schedules import UNITS, Schedule, text
 from tiny_lm.parallel.whole_schedules import build
 
 
@@ -21,14 +24,32 @@ def published(name: str, num_ranks: int, num_micro: int) -> Schedule:
     return [list(row) for row in build(name, num_ranks, num_micro).ranks]
 
 
+def any_schedule(answer: Answer, generator: Generator) -> dict[str, list[float]]:
+    """A schedule, sizes and units that are drawn."""
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    name = NAMES[draw(0, len(NAMES) - 1)]
+    ranks = draw(2, 4)
+    schedule = published(name, ranks, ranks * draw(1, 3))
+    units = {"F": draw(1, 5), "B": draw(1, 5), "W": draw(1, 5), "BW": draw(2, 9)}
+    on = f"{name}, {ranks} ranks, units {units}"
+    found = read(answer, schedule, units, f"{text(schedule)}\nunits: {units}")
+    return {f"{on}: {part}": values for part, values in found.items()}
+
+
+NAMES = ("gpipe", "1f1b", "zb1p", "interleaved", "zbv")
+
 task_5_8.asks(
     "equals the definition on GPipe, 1F1B, ZB1P, interleaved and ZBV",
     *(
         played(published(name, *sizes), UNITS, name)
-        for name in ("gpipe", "1f1b", "zb1p", "interleaved", "zbv")
+        for name in NAMES
         for sizes in ((1, 2), (2, 4), (4, 8))
     ),
     played(published("1f1b", 3, 4), {"F": 3, "BW": 5}),
+    *[Probe(any_schedule, "one of these schedules, with sizes and units drawn")] * 2,
     otherwise="On the small schedules above it is right. What is different here?",
 )
 

@@ -7,6 +7,7 @@ Source: zero_bubble; deepseek_v3, section 3.2.1
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Generator
 
 from tiny_lm.course.checks.answer import Answer
@@ -102,6 +103,18 @@ def watched(watch: Watch, *sizes: tuple[int, int]) -> Probe:
         return {f"{name(*s)}:": watch(stages_of(answer, *s)) for s in sizes}
 
     return Probe(use, "\n".join(f"the lists of all stages: {name(*s)}" for s in sizes))
+
+
+def watched_anywhere(watch: Watch) -> Probe:
+    """The same for three pairs of sizes that are drawn."""
+
+    def use(answer: Answer, generator: Generator) -> dict[str, Any]:
+        low, high = torch.tensor([2, 1]), torch.tensor([9, 24])
+        drawn = torch.rand(3, 2, generator=generator) * (high - low + 1)
+        sizes = (drawn.long() + low).tolist()
+        return {f"{name(*s)}:": watch(stages_of(answer, *s)) for s in sizes}
+
+    return Probe(use, "the lists of all stages, for three pairs of drawn sizes")
 
 
 def name(num_stages: int, num_micro: int) -> str:

@@ -13,6 +13,7 @@ from tiny_lm.course.checks.comm.one_f_one_b import (
     memory,
     task_5_7,
     watched,
+    watched_anywhere,
 )
 
 GPIPE = (
@@ -86,6 +87,7 @@ FEW = (
 task_5_7.asks(
     "other numbers: few micro-batches, one stage, many of both",
     watched(everything, (4, 2), (3, 1), (1, 3), (2, 5), (7, 16)),
+    watched_anywhere(everything),
     otherwise="With fewer micro-batches than stages behind it, a stage runs ahead with "
     "those that there are. No size may be refused, or taken from the example.",
     mistakes={

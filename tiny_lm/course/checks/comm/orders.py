@@ -148,7 +148,9 @@ def reordered(calls: tuple[Call, ...], seed: int) -> Timeline:
 
 
 def _ours(function: Callable[..., Any]) -> bool:
-    """Whether this is the check's own: its reference, or a mistake that it knows."""
+    """Whether its calls say all: of the check's own, and of those that are graded."""
+    if getattr(function, "distant", False):
+        return True
     space = getattr(function, "__globals__", {})
     return str(space.get("__name__")).startswith("tiny_lm.")
 

@@ -60,7 +60,7 @@ def on_ranks(
     """
     work = partial(_one, job, answer.function)
     call = f"{answer.name}(…) on {len(given)} ranks"
-    if is_ours(answer.function):
+    if plays_here(answer.function):
         found = _rehearsed(work, given, answer, call, play)
     else:
         found = _on_gpus(work, given, answer, call, timeout_s)
@@ -78,6 +78,11 @@ def on_ranks(
 def is_ours(function: Callable) -> bool:
     """Whether it belongs to a check, and not to a learner."""
     return getattr(function, "__module__", "").startswith(OURS)
+
+
+def plays_here(function: Callable) -> bool:
+    """Whether one process can play all ranks: a check's own, and while grading."""
+    return is_ours(function) or getattr(function, "distant", False)
 
 
 def once_each(see: Callable[[Answer, Generator], Any]) -> Callable:
