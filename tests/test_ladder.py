@@ -10,6 +10,7 @@ from tiny_lm.config import tiny, tiny_dense
 from tiny_lm.gpus.launch import Cluster
 from tiny_lm.hardware import Machine
 from tiny_lm.model import LanguageModel
+from tiny_lm.moe import LocalDispatcher
 from tiny_lm.replay.simulation import replay
 from tiny_lm.replay.specs import machines
 from tiny_lm.replay.tape import Collective, Kernel, Mark, Tape, Wait
@@ -203,6 +204,18 @@ def test_a_step_is_recorded_from_given_weights_and_on_given_text(gpus, tmp_path)
         if isinstance(call, Collective) and call.name.endswith("ffn all_to_all"):
             received = [a + b for a, b in zip(received, call.num_bytes, strict=True)]
     assert received[0] > 0.4 * sum(received)
+
+
+def test_each_rank_loads_its_own_experts_and_all_of_the_rest():
+    config = ladder.combination(("moe",))
+    whole = LanguageModel(config, seed=1).state_dict()
+    dispatcher = LocalDispatcher(config.moe.num_experts)
+    dispatcher.local_experts = range(4, 8)
+    model = LanguageModel(config, dispatcher, seed=0)
+    ladder._load_share(model, whole)
+    for name, x in model.state_dict().items():
+        wanted = whole[name][4:8] if ".experts." in name else whole[name]
+        assert torch.equal(x, wanted), name
 
 
 def test_a_dense_model_has_nothing_to_overlap():

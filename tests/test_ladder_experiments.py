@@ -140,6 +140,8 @@ def test_cost_is_steps_times_price():
     assert found.cost(("mla", "overlap")).value == pytest.approx(1.1)
     large = Assumptions(baseline="dense_large")
     assert found.cost((), large).value == pytest.approx(1 / 0.75)
+    dear = findings(dense_large=2.0)
+    assert dear.cost((), large).value == pytest.approx(1 / 0.75 / 2)
 
 
 def test_an_error_is_paired_and_covers_the_baseline_s_seeds_too():
