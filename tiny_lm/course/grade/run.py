@@ -113,7 +113,8 @@ def _require_apart(submissions: Path, out: Path) -> None:
     place, theirs = out.resolve(), submissions.resolve()
     if theirs.is_dir() and theirs in (place, *place.parents):
         raise ValueError(
-            f"{out} lies among the submissions, which are only read: take another folder"
+            f"{out} lies among the submissions, which are only read: "
+            "take another folder"
         )
 
 
