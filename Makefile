@@ -27,6 +27,7 @@ lab:       ## JupyterLab on the labs
 	@$(BIN)/python -m jupyterlab labs
 
 grade:     ## points for a folder of notebooks: make grade SUBMISSIONS=folder LAB=02_moe
+	$(if $(and $(SUBMISSIONS),$(LAB)),,$(error Say which: make grade SUBMISSIONS=folder LAB=02_moe))
 	$(SETUP) test
 	@$(BIN)/python -m tiny_lm.course grade "$(SUBMISSIONS)" --lab "$(LAB)" --out "$(or $(OUT),graded/$(LAB))"
 

@@ -10,7 +10,8 @@ import tiny_lm.course.checks.baseline
 import tiny_lm.course.checks.comm
 import tiny_lm.course.checks.fp8
 import tiny_lm.course.checks.mla
-import tiny_lm.course.checks.moe  # noqa: F401  (they list their tasks)
+import tiny_lm.course.checks.moe
+import tiny_lm.course.checks.together  # noqa: F401  (they list their tasks)
 from tiny_lm.course.checks.task import TASKS
 
 BY_ID = sorted(TASKS.values(), key=lambda task: task.id)
@@ -125,6 +126,7 @@ def test_checks_import_no_notebook_tools():
         "import sys, tiny_lm.course.checks.baseline, tiny_lm.course.labs.pieces\n"
         "import tiny_lm.course.checks.comm, tiny_lm.course.checks.fp8\n"
         "import tiny_lm.course.checks.mla, tiny_lm.course.checks.moe\n"
+        "import tiny_lm.course.checks.together\n"
         "print([m for m in ('jupytext', 'nbformat', 'nbclient', 'pytest', 'IPython')"
         " if m in sys.modules])"
     )

@@ -146,6 +146,7 @@ def test_junit_counts_what_is_not_passed_and_skips_nothing():
     assert not list(root.iter("skipped"))
     failure = root.find(".//testcase[@name='2.2 task_2_2']/failure")
     assert failure.get("message") == "gates sum to 1" and "✓" in failure.text
+    assert [e.get("message") for e in root.iter("error")] == ["took too long"]
     earned = [
         p.get("value") for p in root.iter("property") if p.get("name") == "earned"
     ]

@@ -4,6 +4,8 @@ Their side is stock: `AutoModelForCausalLM`, `AutoTokenizer`, and their own modu
 multi-token prediction. The other way round, models that they made and saved are read.
 """
 
+import contextlib
+import io
 import json
 import re
 import subprocess
@@ -24,6 +26,7 @@ from tiny_lm.fake_quantize import fake_quantize_blocks
 from tiny_lm.generate import generate
 from tiny_lm.model import LanguageModel
 
+ROOT = Path(__file__).resolve().parents[1]
 TEXT = "def café(x):\n\treturn  x , 'a'"
 
 
@@ -323,3 +326,17 @@ def test_what_no_stock_model_computes_is_refused_before_anything_is_written(tmp_
     with pytest.raises(ValueError, match="bytes have 256 values, vocab_size=255"):
         hub.export(made(few), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_lines_on_the_page_run_as_they_stand(tmp_path, monkeypatch):
+    page = ROOT / "chapters" / "06_together" / "into_the_ecosystem.md"
+    (lines,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    assert "AutoModelForCausalLM" in lines and len(lines.splitlines()) < 10
+    model = made(SMALL)
+    hub.export(model, tmp_path / "released")
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(lines, {})
+    wanted = "def " + generate(model, "def ", 60, temperature=1e-6)
+    assert printed.getvalue() == wanted + "\n"

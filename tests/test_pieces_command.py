@@ -58,7 +58,8 @@ def test_with_stand_in_others_take_their_places(two_are_wrong, capsys):
     assert "moe.gate" in summary["pieces"]["tiny_lm's"]
 
 
-def test_a_run_of_pieces_is_read_and_continued_by_tiny_lm(folder, capsys):
+def test_a_run_of_pieces_is_read_and_continued_by_tiny_lm(folder, monkeypatch, capsys):
+    monkeypatch.setattr("tiny_lm.__main__.SAMPLE_BYTES", 8)
     args = ["train", "--pieces", "kept", "--ranks", "1", "--out", "run", *SIZE]
     assert main(args) == 0
     told = capsys.readouterr()
@@ -67,6 +68,11 @@ def test_a_run_of_pieces_is_read_and_continued_by_tiny_lm(folder, capsys):
     assert '"pieces"' not in told.out
     summary = json.loads((folder.parent / "run" / "summary.json").read_text())
     assert summary["pieces"]["yours"] == ["moe.gate", "fp8.linear"]
+    about = json.loads((folder.parent / "run" / "config.json").read_text())
+    assert (
+        about["training"]["pieces"]
+        == kept.gather(folder, check=False).identity()["pieces"]
+    )
     model = runs.load_model(folder.parent / "run")
     assert len(generate.generate(model, "the ", 5)) > 0
 
@@ -129,6 +135,14 @@ def test_pieces_multiply_by_one_recipe(other):
     with pytest.raises(ValueError, match="pieces multiply in FP8 as DeepSeek-V3 does"):
         Assembly(sources()).model(config)
     Assembly(sources(leave_out=kept.FP8)).model(config)
+
+
+def test_other_pieces_are_another_run():
+    mine = Assembly(sources())
+    again = Assembly(dict(reversed(mine.sources.items())))
+    assert mine.identity() == again.identity()
+    other = Assembly(mine.sources | {"moe.gate": mine.sources["moe.gate"] + "\n"})
+    assert len({x.identity()["pieces"] for x in (mine, other, Assembly())}) == 3
 
 
 # ---- whose pieces are where

@@ -2,6 +2,7 @@
 
 import re
 from html import unescape
+from importlib.resources import files
 from urllib.parse import unquote
 
 import grade_records as g
@@ -90,6 +91,31 @@ def test_what_is_suspicious_is_the_instructors_to_see(page, tmp_path):
     write_reports(tmp_path)
     own = (tmp_path / "feedback" / "ada.html").read_text()
     assert "It changed." in own and "sys.modules" not in own
+
+
+def test_signs_are_readable_on_their_colours_in_the_light_and_in_the_dark():
+    css = files("tiny_lm.course.grade").joinpath("page.css").read_text("utf-8")
+    light, dark = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    rules = re.findall(r"\{ --tone: var\((--\w+)\); --on: ([^;]*); \}", css)
+    assert len(rules) == 4
+    for scheme in (light, light + dark):
+        colors = dict(re.findall(r"(--[\w-]+): (#\w+);", scheme))
+        for tone, ink in rules:
+            ink = colors.get(ink[4:-1], ink)
+            assert contrast(colors[tone], ink) >= 4.5, (tone, ink)
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG has it."""
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(color: str) -> float:
+    digits = color[1:] if len(color) == 7 else "".join(2 * c for c in color[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [((c + 0.055) / 1.055) ** 2.4 if c > 0.04 else c / 12.92 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_a_note_is_told_once_with_all_its_cells(page):

@@ -1,6 +1,6 @@
 """Event files that TensorBoard draws: the metrics of every step, while a run goes on.
 
-Chapter: 06_together/full_model
+Chapter: 06_together/into_the_ecosystem
 
     tensorboard --logdir runs
 

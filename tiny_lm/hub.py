@@ -1,6 +1,6 @@
 """To the rest of the world and back: a model as transformers keeps it.
 
-Chapter: 06_together/full_model
+Chapter: 06_together/into_the_ecosystem
 Source: deepseek_v3_code; transformers
 
     config.json             which architecture, and its numbers: `hub_config`

@@ -1,6 +1,6 @@
 """The config.json of a released model, written from ours.
 
-Chapter: 06_together/full_model
+Chapter: 06_together/into_the_ecosystem
 Source: deepseek_v3_code; transformers
 
 Which stock architecture computes what our model computes:

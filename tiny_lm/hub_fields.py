@@ -1,6 +1,6 @@
 """The config.json of a released model, read.
 
-Chapter: 06_together/full_model
+Chapter: 06_together/into_the_ecosystem
 Source: deepseek_v3_code; transformers
 
 A field decides what is computed. So one that asks for what our model does not do is

@@ -1,6 +1,6 @@
 """Weights in files: shards, their index, and FP8 with a scale for each block.
 
-Chapter: 06_together/full_model
+Chapter: 06_together/into_the_ecosystem
 Source: deepseek_v3_code; transformers
 
     model.safetensors                       everything, or

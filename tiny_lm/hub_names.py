@@ -1,6 +1,6 @@
 """The names of released weights, and where each of them lies in our model.
 
-Chapter: 06_together/full_model
+Chapter: 06_together/into_the_ecosystem
 Source: deepseek_v3_code; transformers
 
 One list serves both ways: `hub.export` reads our model through it, `hub.load` writes.

@@ -1,6 +1,6 @@
 """Bytes as a tokenizer that everybody reads: 256 tokens, nothing to merge.
 
-Chapter: 06_together/full_model
+Chapter: 06_together/into_the_ecosystem
 Source: transformers
 
 Libraries of tokenizers hold text, and a byte is no character. So they write every byte

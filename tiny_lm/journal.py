@@ -67,6 +67,7 @@ def origin(job: Job, corpus: data.Corpus) -> dict[str, Any]:
         "device": job.device,
         "torch": torch.__version__,
         "python": platform.python_version(),
+        **(job.maker.identity() if job.maker else {}),
     }
 
 
@@ -90,4 +91,5 @@ def summary(job: Job, metrics: dict[str, Any], bytes_sent: int) -> dict[str, Any
         "kv_bytes_per_token": costs.kv_bytes_per_token(job.config, 4),
         "bytes_sent": bytes_sent,
         "run": str(job.out),
-    } | (job.maker.notes(job) if job.maker else {})
+        **(job.maker.notes(job) if job.maker else {}),
+    }

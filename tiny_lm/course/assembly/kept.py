@@ -15,7 +15,7 @@ learner's functions are handed in as kinds of layers, products, a dispatcher, a 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -148,6 +148,11 @@ class Assembly(Chosen):
         whose = (places.YOURS, places.OURS, places.NOWHERE)
         return {"pieces": {w: [r.piece for r in rows if r.whose == w] for w in whose}}
 
+    def identity(self) -> dict[str, str]:
+        """One hash of all sources: weights that other pieces made are another run's."""
+        parts = [f"{name}\n{self.sources[name]}" for name in sorted(self.sources)]
+        return {"pieces": sha256("\n".join(parts).encode()).hexdigest()}
+
     def write(self, model: LanguageModel, prompt: str, num_bytes: int) -> str:
         """What a trained model writes, with its weights in the learner's layers.
 
@@ -156,7 +161,8 @@ class Assembly(Chosen):
         ours = self.model(model.config)
         ours.load_state_dict(model.state_dict())
         drawn = writing.write(self, ours, prompt, num_bytes)
-        likeliest = writing.likeliest(self, ours, prompt, num_bytes // 4)
+        few = max(num_bytes // 4, 1)
+        likeliest = writing.likeliest(self, ours, prompt, few)
         return f"{drawn}\n\nThe likeliest after it:\n\n{prompt}{likeliest}"
 
     def _worker(self, job: Job, group: Group, device: torch.device | str) -> Worker:

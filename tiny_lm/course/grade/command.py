@@ -92,8 +92,11 @@ def grade(submissions: Path, lab: str, out: Path, **how: Any) -> int:
         if record["status"] == "refused":
             said = f"refused: {record['reason']}"
         odd = len(record["notes"])
-        print(f"{record['learner']}: {said}" + f" ({odd} notes)" * bool(odd))
+        notes = f" ({odd} note{'s' * (odd > 1)})" if odd else ""
+        print(f"{record['learner']}: {said}{notes}")
     for learner, why in graded.left.items():
         print(f"{learner}: NOT GRADED, {why}")
-    print(f"{len(graded.records)} graded in {graded.seconds:.0f} s: {out}")
+    print(f"{len(graded.records)} graded in {graded.seconds:.0f} s")
+    if graded.records:
+        print(f"The class is in {out / 'summary.html'}")
     return 1 if graded.left else 0

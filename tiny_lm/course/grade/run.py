@@ -26,7 +26,7 @@ from tiny_lm.course.grade.notebook import Notebook, Unreadable
 from tiny_lm.course.grade.reports import write_reports
 from tiny_lm.course.grade.single import opened, record_of
 from tiny_lm.course.grade.submissions import Found, find
-from tiny_lm.files import read_json, write_whole
+from tiny_lm.files import prepare, read_json, write_whole
 
 MARGIN_S = 60.0  # beyond the sum of a submission's time limits
 
@@ -78,6 +78,7 @@ def grade_folder(
     lab_cells = notebook.pristine(lab)
     found = found[shard[0] - 1 :: shard[1]]
     _require_posix()
+    _require_apart(Path(submissions), out)
     seed = _seed_of(out, lab, seed)
     theirs = submissions if submissions.is_dir() else submissions.parent
     hidden = [os.path.realpath(x) for x in (theirs, out)]
@@ -108,6 +109,15 @@ def _require_posix() -> None:
         raise ValueError("grading needs Linux or macOS; on Windows, use WSL")
 
 
+def _require_apart(submissions: Path, out: Path) -> None:
+    place, theirs = out.resolve(), submissions.resolve()
+    if theirs.is_dir() and theirs in (place, *place.parents):
+        raise ValueError(
+            f"{out} lies among the submissions, which are only read: "
+            "take another folder"
+        )
+
+
 def _seed_of(out: Path, lab: str, seed: int | None) -> int:
     """The seed of this grading: given, of an earlier part of it, or new.
 
@@ -122,7 +132,7 @@ def _seed_of(out: Path, lab: str, seed: int | None) -> int:
         )
     if seed is None:
         seed = known.get("seed") if known else secrets.randbelow(2**31)
-    (out / "results").mkdir(parents=True, exist_ok=True)
+    prepare(out / "results")
     write_whole(file, json.dumps({"lab": lab, "seed": seed}) + "\n")
     return int(seed)
 

@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -130,6 +131,7 @@ def _settle(order: Order) -> None:
     os.chdir(order.folder)
     os.environ.clear()
     os.environ.update(environment(order.folder))
+    tempfile.tempdir = None  # what the zygote found is not here
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
