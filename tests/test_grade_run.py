@@ -84,6 +84,11 @@ def test_each_gets_the_points_that_were_earned(graded):
     assert "no JSON" in found.records[3]["reason"]
 
 
+def test_results_are_for_the_instructors_eyes(graded):
+    _, out = graded
+    assert out.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_task_that_leans_on_a_failed_one_is_judged_with_ours(graded):
     bob = graded[0].records[1]
     by_id = {t["id"]: t for t in bob["tasks"]}

@@ -132,6 +132,9 @@ def _seed_of(out: Path, lab: str, seed: int | None) -> int:
         )
     if seed is None:
         seed = known.get("seed") if known else secrets.randbelow(2**31)
+    if not out.exists():
+        prepare(out)
+        out.chmod(0o700)  # grades are nobody else's business
     prepare(out / "results")
     write_whole(file, json.dumps({"lab": lab, "seed": seed}) + "\n")
     return int(seed)
