@@ -122,14 +122,22 @@ def _seed_of(out: Path, lab: str, seed: int | None) -> int:
         raise ValueError(
             f"{out} holds results of {known.get('lab')}: take another folder"
         )
-    if seed is None:
-        seed = known.get("seed") if known else secrets.randbelow(2**31)
     if not out.exists():
         prepare(out)
         out.chmod(0o700)  # grades are nobody else's business
     prepare(out / "results")
+    if seed is None and not known:
+        text = json.dumps({"lab": lab, "seed": secrets.randbelow(2**31)}) + "\n"
+        draft = out / f".grading-{os.getpid()}-{secrets.token_hex(4)}"
+        draft.write_text(text)
+        with contextlib.suppress(FileExistsError):  # of several shards, one is first
+            os.link(draft, file)
+        draft.unlink()
+        return int(read_json(file)["seed"])
+    if seed is None:
+        return int(known["seed"])
     write_whole(file, json.dumps({"lab": lab, "seed": seed}) + "\n")
-    return int(seed)
+    return seed
 
 
 def _run_all(
