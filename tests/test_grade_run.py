@@ -8,6 +8,7 @@ import shutil
 import nbformat
 import pytest
 
+from tiny_lm.course.checks.report import Outcome
 from tiny_lm.course.checks.task import tasks_of
 from tiny_lm.course.grade import inside, labrun, run, samples
 from tiny_lm.course.grade.compare import compare
@@ -84,6 +85,11 @@ def test_each_gets_the_points_that_were_earned(graded):
     assert "no JSON" in found.records[3]["reason"]
 
 
+def test_results_are_for_the_instructors_eyes(graded):
+    _, out = graded
+    assert out.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_task_that_leans_on_a_failed_one_is_judged_with_ours(graded):
     bob = graded[0].records[1]
     by_id = {t["id"]: t for t in bob["tasks"]}
@@ -119,6 +125,23 @@ def test_shards_are_the_whole_class_and_nobody_twice(folder, tmp_path):
     parts = [grade(folder, tmp_path / "out", shard=(i, 2), seed=5) for i in (1, 2)]
     names = [r["learner"] for part in parts for r in part.records]
     assert sorted(names) == ["ada", "bob", "cy", "dan"]
+
+
+def test_shards_that_start_at_once_agree_on_a_seed(tmp_path):
+    first = run._seed_of(tmp_path / "out", LAB, None)
+    assert run._seed_of(tmp_path / "out", LAB, None) == first
+    assert run._seed_of(tmp_path / "out", LAB, 4) == 4
+    assert run._seed_of(tmp_path / "other", LAB, None) != first
+    assert [p.name for p in (tmp_path / "other").glob("*.json")] == ["grading.json"]
+
+
+def test_a_seed_with_which_a_check_refuses_our_own_answer_grades_nobody(monkeypatch):
+    from tiny_lm.course.checks.moe import task_2_5
+
+    monkeypatch.setattr(task_2_5, "outcome", lambda *a, **k: Outcome(("x",), 0, "x"))
+    with pytest.raises(RuntimeError, match=r"2\.5 refuse our own"):
+        with opened(LAB, 3, only=("2.5",)):
+            pass
 
 
 def test_results_of_another_lab_are_not_mixed_in(graded, tmp_path):

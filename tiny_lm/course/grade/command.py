@@ -83,6 +83,8 @@ def grade(submissions: Path, lab: str, out: Path, **how: Any) -> int:
     Args:
         how: as `grade_folder` takes it.
     """
+    if not hasattr(os, "fork"):
+        raise ValueError("grading needs Linux or macOS; on Windows, use WSL")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from tiny_lm.course.grade.run import grade_folder  # torch takes a while
 

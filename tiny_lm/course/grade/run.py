@@ -77,7 +77,6 @@ def grade_folder(
     found, other = find(Path(submissions), lab)
     lab_cells = notebook.pristine(lab)
     found = found[shard[0] - 1 :: shard[1]]
-    _require_posix()
     _require_apart(Path(submissions), out)
     seed = _seed_of(out, lab, seed)
     theirs = submissions if submissions.is_dir() else submissions.parent
@@ -89,8 +88,6 @@ def grade_folder(
         graded = Graded()
         _run_all(court, lab_cells, found, out, jobs or os.cpu_count() or 1, graded, say)
     graded.seconds = time.monotonic() - start
-    if graded.records:
-        write_reports(out, [*graded.left])
     return graded
 
 
@@ -102,11 +99,6 @@ def _words(court: Court) -> list[str]:
         else "answers cannot use tiny_lm's own"
     )
     return words
-
-
-def _require_posix() -> None:
-    if not hasattr(os, "fork"):
-        raise ValueError("grading needs Linux or macOS; on Windows, use WSL")
 
 
 def _require_apart(submissions: Path, out: Path) -> None:
@@ -130,11 +122,22 @@ def _seed_of(out: Path, lab: str, seed: int | None) -> int:
         raise ValueError(
             f"{out} holds results of {known.get('lab')}: take another folder"
         )
-    if seed is None:
-        seed = known.get("seed") if known else secrets.randbelow(2**31)
+    if not out.exists():
+        prepare(out)
+        out.chmod(0o700)  # grades are nobody else's business
     prepare(out / "results")
+    if seed is None and not known:
+        text = json.dumps({"lab": lab, "seed": secrets.randbelow(2**31)}) + "\n"
+        draft = out / f".grading-{os.getpid()}-{secrets.token_hex(4)}"
+        draft.write_text(text)
+        with contextlib.suppress(FileExistsError):  # of several shards, one is first
+            os.link(draft, file)
+        draft.unlink()
+        return int(read_json(file)["seed"])
+    if seed is None:
+        return int(known["seed"])
     write_whole(file, json.dumps({"lab": lab, "seed": seed}) + "\n")
-    return int(seed)
+    return seed
 
 
 def _run_all(
@@ -168,18 +171,25 @@ def _run_all(
                 one, _, slot = running.pop(child)
                 slots.append(slot)
                 bar.update()
-    finally:
+    finally:  # by Ctrl-C, too: what is graded is told
         for child in running:
             with contextlib.suppress(OSError):
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
         bar.close()
+        _collect(court, found, out, graded)
+
+
+def _collect(court: Court, found: list[Found], out: Path, graded: Graded) -> None:
+    """Read what judges have written, and tell it."""
     for one in found:
         file = out / "results" / f"{one.file}.json"
         if _kept(court, one, out):
             graded.records.append(read_json(file))
         else:
             graded.left[one.learner] = _trouble(out, one)
+    if graded.records:
+        write_reports(out, [*graded.left])
 
 
 def _kept(court: Court, one: Found, out: Path) -> bool:

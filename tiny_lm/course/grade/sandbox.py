@@ -226,6 +226,8 @@ def _watch(inner: int, life: socket.socket, most_bytes: int) -> None:
                 os.kill(inner, signal.SIGKILL)
             os.waitpid(inner, 0)
             break
+    with contextlib.suppress(OSError):
+        os.killpg(inner, signal.SIGKILL)  # all there is where no /proc tells more
     for _ in range(200):
         left = [*_below(os.getpid())]
         if not left:

@@ -32,7 +32,7 @@ def any_schedule(answer: Answer, generator: Generator) -> dict[str, list[float]]
 
     name = NAMES[draw(0, len(NAMES) - 1)]
     ranks = draw(2, 4)
-    schedule = published(name, ranks, ranks * draw(1, 3))
+    schedule = published(name, ranks, ranks * draw(2, 3))  # zbv: no fewer
     units = {"F": draw(1, 5), "B": draw(1, 5), "W": draw(1, 5), "BW": draw(2, 9)}
     on = f"{name}, {ranks} ranks, units {units}"
     found = read(answer, schedule, units, f"{text(schedule)}\nunits: {units}")

@@ -126,7 +126,8 @@ def _rehearsed(
     for error in sorted(errors, key=lambda x: isinstance(x, Apart)):
         apart = isinstance(error, Apart)
         answer.error = str(error) if apart else f"{type(error).__name__}: {error}"
-        raise Mismatch(call, "a result on every rank", answer.error) from error
+        told = f"{answer.error}\n{getattr(error, 'where', '')}".strip()
+        raise Mismatch(call, "a result on every rank", told) from error
     return found
 
 
