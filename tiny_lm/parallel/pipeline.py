@@ -123,18 +123,23 @@ class _Stage(PipelineStage):
             num_bytes = sum(op.tensor.nbytes for op in ops)
             count("send", num_bytes)
             if recorder := active():
-                peer = self._resolve_peer_global_rank(stage)
+                peer = self._global_rank(stage)
                 number = self._number(way, stage, micro)
                 recorder.send(way, peer, num_bytes, number)
         return ops
 
     def _received(self, way: str, received: tuple, stage: int, micro: int) -> None:
-        here = self._resolve_peer_global_rank(self.stage_index)
-        peer = self._resolve_peer_global_rank(stage)
+        here = self._global_rank(self.stage_index)
+        peer = self._global_rank(stage)
         if peer != here and (recorder := active()):
             num_bytes = sum(tensor.nbytes for tensor in received)
             number = self._number(way, self.stage_index, micro)
             recorder.receive(way, peer, num_bytes, number)
+
+    def _global_rank(self, stage: int) -> int:
+        """The rank that has a stage, as torch's stages find it from 2.10 on."""
+        ranks = self.group or dist.group.WORLD
+        return dist.get_global_rank(ranks, self.stage_index_to_group_rank[stage])
 
     def _number(self, way: str, target: int, micro: int) -> int:
         """One for each message between two ranks, and the same at both ends."""
@@ -206,7 +211,7 @@ class Pipeline:
         """
         self._losses = []
         numbers = [part.number for part in self.share.parts]
-        inputs = (tokens[:, :-1],) if 0 in numbers else ()
+        inputs = (tokens[:, :-1].contiguous(),) if 0 in numbers else ()
         last = {}
         if self.num_stages - 1 in numbers:
             last = {"target": tokens[:, 1:], "losses": []}
