@@ -549,11 +549,11 @@ page.write(my_report, pieces.folder())
 # python -m tiny_lm generate runs/mine --prompt "def "
 # ```
 #
-# A run that is to survive the night is kept every so many steps, and goes on where it was, should anything end it:
+# A run keeps itself every fifty steps, and goes on where it was, should anything end it in the night:
 #
 # ```bash
-# python -m tiny_lm train --out runs/mine --steps 3000 --checkpoint-every 100
-# python -m tiny_lm train --out runs/mine --steps 3000 --resume
+# python -m tiny_lm train --steps 3000 --out runs/long
+# python -m tiny_lm train --steps 3000 --out runs/long --resume
 # ```
 #
 # And what was trained here can leave: `export` writes a folder that other libraries load without a line of this course.
