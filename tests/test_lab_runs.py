@@ -37,7 +37,7 @@ def nbval(tmp_path):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,  # lab 06 trains five models, beside other tests
         )
         print(ran.stdout)  # pytest shows it where an outcome is not as wanted
         assert report.is_file(), ran.stdout + ran.stderr
