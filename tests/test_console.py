@@ -27,6 +27,8 @@ def _raise(error: BaseException) -> None:
             "jupytext'; `make`",
         ),
         (KeyboardInterrupt(), 130, "stopped"),
+        (KeyboardInterrupt("step 3 is kept"), 130, "stopped: step 3 is kept"),
+        (console.Terminated(), 143, "stopped"),
     ],
 )
 def test_a_command_ends_in_one_line_and_a_code(error, code, words, capsys):

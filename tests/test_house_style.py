@@ -25,6 +25,7 @@ JOINTS = {
     "twins",
     "ladder",
     "checkpoint",
+    "checkpoint_storage",
     "__main__",
 }  # where model, gpus and parallel may meet
 ROOMS = {"gpus", "replay", "parallel", "course"}
@@ -38,6 +39,7 @@ WIRED = {
     "gpus.calls",
     "parallel.pipeline",
     "checkpoint",
+    "checkpoint_storage",
 }
 PARTS = (
     "01_baseline 02_moe 03_mla 04_fp8 05_comm 06_together 07_beyond appendix".split()
@@ -110,7 +112,7 @@ def allowed(importer: str, imported: str) -> bool:
     if (importer, imported) == TO_PIECES:
         return True
     if there == "course" or imported in JOINTS:
-        joined = imported in JOINTS - {"checkpoint", "__main__"} and importer in JOINTS
+        joined = imported in JOINTS - {"__main__"} and importer in JOINTS
         return joined and there != "course"
     if (importer, imported) == DOOR:
         return True

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from tiny_lm.gpus import torchrun
-from tiny_lm.gpus.torchrun import Placement, placement
+from tiny_lm.gpus.torchrun import Placement, apart_from_dead, placement
 
 ROOT = Path(__file__).resolve().parents[1]
 WHOLE = {
@@ -98,6 +101,33 @@ def test_a_rank_without_a_gpu_of_its_own_says_so(monkeypatch):
     _set(monkeypatch, LOCAL_RANK="64", LOCAL_WORLD_SIZE="65", WORLD_SIZE="65")
     with pytest.raises(ValueError, match="local rank 64 has no GPU of its own"):
         torchrun.join("cuda")
+
+
+def _meet(store: dist.Store, size: int) -> list[dist.Store]:
+    patience = timedelta(seconds=20)
+    with ThreadPoolExecutor(size) as ranks:
+        meet = ranks.map(
+            lambda r: apart_from_dead(store, r, size, patience), range(size)
+        )
+        return list(meet)
+
+
+def test_ranks_meet_apart_from_those_that_died():
+    store, size = dist.HashStore(), 3
+    # Of an earlier attempt: one that died before it met the others, and one after.
+    dist.PrefixStore("tiny_lm", store).set("word of 1", "a dead rank's word")
+    for attempt in range(2):
+        parts = _meet(store, size)
+        assert not any(part.check(["address of 0"]) for part in parts)
+        parts[0].set("address of 0", f"alive in attempt {attempt}")
+        assert [p.get("address of 0") for p in parts[1:]] == [
+            f"alive in attempt {attempt}".encode()
+        ] * (size - 1)
+
+
+def test_a_rank_that_does_not_come_is_told_by_its_number():
+    with pytest.raises(RuntimeError, match=r"ranks \[1\] did not come to meet"):
+        apart_from_dead(dist.HashStore(), 0, 2, timedelta(seconds=0.05))
 
 
 def test_what_was_taken_is_said_in_words(monkeypatch):

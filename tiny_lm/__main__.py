@@ -11,6 +11,7 @@ Bad input ends in one line and exit code 2, before any process starts.
 """
 
 import argparse
+import contextlib
 import sys
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,7 @@ from tiny_lm.train import run
 
 SAMPLE_PROMPT = "def "
 SAMPLE_BYTES = 160
+CHECKPOINT_EVERY = 50
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +64,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--schedule", help="of the pipeline: 1f1b (default), zbv or dualpipev")
     add("--data", type=Path, help="a UTF-8 file or a folder; default: Python's source")
     add("--out", type=Path, help="folder of the run; default runs/PRESET-N")
+    add("--resume", action="store_true", help="go on with the run in --out")
+    every = {"type": int, "metavar": "N", "default": CHECKPOINT_EVERY}
+    add("--checkpoint-every", **every, help="steps; 0: never; default %(default)s")
     add("--device", help="cpu or cuda; default: under torchrun the GPUs, else the CPU")
     add("--tensorboard", action="store_true", help="write event files too")
     add("--pieces", type=Path, help="a folder of labs' answers, to make the model of")
@@ -115,10 +120,14 @@ def _train(args: argparse.Namespace) -> None:
         layout=Layout(
             overlap=args.overlap, zero=args.zero, pp=args.pp, schedule=args.schedule
         ),
+        checkpoint_every=args.checkpoint_every,
+        resume=args.resume,
     )
     if args.pieces:
         job = _of_pieces(job, args, is_first=place is None or place.rank == 0)
-    summary = run(job)
+    # torchrun ends its ranks by SIGTERM when one has failed: they have nothing to say.
+    with contextlib.nullcontext() if place else console.terminable():
+        summary = run(job)
     if summary is not None:
         _print_summary(summary, as_json=args.json, maker=job.maker)
 

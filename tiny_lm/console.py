@@ -6,6 +6,7 @@ Chapter: 06_together/full_model
     1    something failed on the way: what, in words
     2    wrong use, in one line, before anything was started, written or lost
     130  stopped by Ctrl-C
+    143  stopped by a SIGTERM, as queues and service managers send it
     141  whoever read the output has gone, as in `… | head`
 """
 
@@ -13,9 +14,28 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
+
+
+class Terminated(KeyboardInterrupt):
+    """Somebody else than the keyboard stopped the program."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let a SIGTERM end what runs here as Ctrl-C does, with time for a last word."""
+
+    def end(*_: object) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,8 +61,9 @@ def run(command: Callable[[], object]) -> int:
     except BrokenPipeError:
         _say_nothing_more()
         return 141
-    except KeyboardInterrupt:
-        return _end(130, "stopped")
+    except KeyboardInterrupt as error:
+        code = 143 if isinstance(error, Terminated) else 130
+        return _end(code, ": ".join(["stopped", *map(str, error.args)]))
     except ValueError as error:
         return _end(2, f"error: {error}")
     except ImportError as error:

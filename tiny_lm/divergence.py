@@ -32,9 +32,15 @@ class LastGood:
 
     def __init__(self, model: nn.Module) -> None:
         self.step = 0
+        self._names = list(model.state_dict())
         self._live = [x.detach() for x in model.state_dict().values()]
         self._next = [torch.empty_like(x) for x in self._live]
         self._good = [torch.empty_like(x) for x in self._live]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Those weights, by the names that the model has for them."""
+        return dict(zip(self._names, self._good, strict=True))
 
     def before_step(self) -> None:
         """Copy what the step is about to change."""

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -121,6 +121,44 @@ def prepare(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Let no other program take what this file stands for, while the `with` lasts.
+
+    The system lets go where a program is killed, so nothing has to be cleaned up.
+    Helpers `share` the file, so that it is free only when the last of them is gone too.
+
+    Raises:
+        ValueError: another program, or a helper of its, uses it.
+    """
+    with path.open("rb+") as file:
+        _lock(file, path, alone=True)
+        _lock(file, path, alone=False)
+        yield
+
+
+@contextmanager
+def share(path: Path) -> Iterator[None]:
+    """Use the file as a helper of the program that has it `in_use`."""
+    with path.open("rb+") as file:
+        _lock(file, path, alone=False)
+        yield
+
+
+def _lock(file: BinaryIO, path: Path, alone: bool) -> None:
+    try:
+        import fcntl
+    except ImportError:  # on Windows nothing is locked
+        return
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f"{path.parent} is in use by another program") from error
+    except OSError:
+        return  # of a file system that knows no locks
 
 
 def claim_next(parent: Path, name: str) -> Path:

@@ -5,6 +5,7 @@ Chapter: 06_together/full_model
 Bad input is found here, before any process starts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -18,7 +19,12 @@ from tiny_lm.layout import Layout
 
 
 class Maker(Protocol):
-    """Makes a run's workers from other parts than the package's own."""
+    """Makes a run's workers from other parts than the package's own.
+
+    sources: their texts by name; a run goes on only with the same
+    """
+
+    sources: Mapping[str, str]
 
     def check(self, job: "Job") -> None:
         """Refuse what does not go together, with a `ValueError`."""
@@ -43,6 +49,10 @@ class Job:
     `data` is a UTF-8 file or a folder; None takes the default corpus. Without `out` the
     run gets a folder of its own, `runs/NAME-N`. Without a `maker`, all of it is the
     package's own.
+
+    checkpoint_every: steps between two checkpoints; 0: none
+    resume: go on with the run in `out`, where its newest checkpoint is
+    start: that checkpoint, when it was found
     """
 
     config: ModelConfig
@@ -55,6 +65,9 @@ class Job:
     layout: Layout = Layout()
     tensorboard: bool = False  # event files beside the metrics
     maker: Maker | None = None
+    checkpoint_every: int = 0
+    resume: bool = False
+    start: Path | None = None
 
     def check(self) -> None:
         """Refuse what cannot run, before any process starts.
@@ -70,7 +83,16 @@ class Job:
             events.writer_class()
         if self.maker:
             self.maker.check(self)
+        self._check_keeping()
         batches(self, *read_corpus(self)[1:])
+
+    def _check_keeping(self) -> None:
+        if self.checkpoint_every < 0:
+            raise ValueError(
+                f"--checkpoint-every must not be negative, got {self.checkpoint_every}"
+            )
+        if self.resume and self.out is None:
+            raise ValueError("--resume goes on with the run in a folder: add --out DIR")
 
     def open_folder(self) -> Self:
         """The job with a folder that is nobody else's, made now; metrics are empty.
@@ -85,7 +107,10 @@ class Job:
         try:
             files.claim(self.out, runs.METRICS)
         except ValueError as error:
-            raise ValueError(f"{error}; name another --out") from error
+            ways = "name another --out"
+            if (self.out / "checkpoints").is_dir():
+                ways = "--resume goes on with the run in it, or name another --out"
+            raise ValueError(f"{error}; {ways}") from error
         return self
 
 

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from tiny_lm import costs, data, events, runs
+from tiny_lm.checkpoint_files import checksum
 from tiny_lm.job import Job
 
 
@@ -26,11 +27,16 @@ class Bar(tqdm):
 Bar.set_lock(threading.RLock())
 
 
-def progress(job: Job, rank: int) -> Bar:
-    """The bar of the first rank; others have none."""
+def progress(job: Job, rank: int, done: int = 0) -> Bar:
+    """The bar of the first rank; others have none.
+
+    Args:
+        done: steps that are done already.
+    """
     hidden = rank > 0 or not job.progress
     about = f"training {job.config.name} on {job.ranks} rank(s)"
-    return Bar(total=job.training.steps, desc=about, disable=hidden, unit="step")
+    total = job.training.steps
+    return Bar(total=total, initial=done, desc=about, disable=hidden, unit="step")
 
 
 def board(job: Job, rank: int) -> events.Board:
@@ -52,6 +58,15 @@ def report(job: Job, bar: Bar, metrics: dict[str, Any], board: events.Board) -> 
         shown["MaxVio"] = f"{max(metrics['max_violation']):.2f}"
     bar.set_postfix(shown, refresh=False)
     bar.update()
+
+
+def about(job: Job, corpus: data.Corpus) -> dict[str, Any]:
+    """What makes a run the one it is: its model, and how the weights came about."""
+    training = origin(job, corpus)
+    if job.maker:
+        marks = {n: checksum(s.encode()) for n, s in job.maker.sources.items()}
+        training["pieces"] = dict(sorted(marks.items()))
+    return {"model": job.config.to_dict(), "training": training}
 
 
 def origin(job: Job, corpus: data.Corpus) -> dict[str, Any]:

@@ -6,8 +6,11 @@ Chapter: 06_together/full_model
     model.safetensors   the weights, experts of all ranks together
     metrics.jsonl       one line a step
     summary.json        what `train --json` prints
+    checkpoints/        until the run has come to its end: what it goes on from
 """
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -122,6 +125,26 @@ def append_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Add one line to the metrics of a run."""
     with (folder / METRICS).open("a", encoding="utf-8") as file:
         file.write(to_json(metrics) + "\n")
+
+
+def cut_metrics(folder: Path, count: int) -> None:
+    """Leave the metrics of the first steps: those after them will come again.
+
+    Raises:
+        ValueError: there are not that many, whole and in order.
+    """
+    path = folder / METRICS
+    lines = path.read_bytes().splitlines(keepends=True)[:count]
+    for number, line in enumerate(lines, start=1):
+        try:
+            whole = json.loads(line)["step"] == number and line.endswith(b"\n")
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{path}, line {number}, is not that of step {number}")
+    if len(lines) < count:
+        raise ValueError(f"{path} ends after step {len(lines)}, before step {count}")
+    os.truncate(path, sum(map(len, lines)))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

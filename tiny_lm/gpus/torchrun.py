@@ -6,12 +6,20 @@ Source: torch_distributed
 `torchrun` tells each of its processes by environment variables which rank it is. Other
 launchers, and shells that were opened from a rank, leave variables of the same names
 behind. So they count only together, and only where they make sense together.
+
+Where a rank dies, torchrun ends the others and starts all of them again
+(`--max-restarts`). It does not start its store again, through which ranks tell each
+other their addresses, so the new ones would find those of the dead. `apart_from_dead`
+is about that.
 """
 
 import os
 import sys
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -85,13 +93,53 @@ def join(device: str = "cpu") -> tuple[int, int, torch.device]:
             )
         place = torch.device("cuda", here.local_rank)
         torch.cuda.set_device(place)
-        dist.init_process_group("nccl", device_id=place)
+        dist.init_process_group("nccl", device_id=place, **_meet())
     else:
         if here.local_size == here.world_size:
             use_loopback()
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", **_meet())
     dist.barrier()
     return dist.get_rank(), dist.get_world_size(), place
+
+
+def _meet() -> dict[str, Any]:
+    """Where ranks tell each other their addresses, for `init_process_group`."""
+    patience = timedelta(minutes=10)
+    store, rank, size = next(dist.rendezvous("env://", timeout=patience))
+    store = apart_from_dead(store, rank, size, patience)
+    return {"store": store, "rank": rank, "world_size": size}
+
+
+def apart_from_dead(
+    store: dist.Store, rank: int, size: int, patience: timedelta
+) -> dist.Store:
+    """A part of the store that is used by none but the ranks that are alive now.
+
+    Each rank asks the first one for a name, with a word that nobody has used before; so
+    no answer to an earlier rank can be taken for its own. The first goes on answering
+    until it knows that all have heard, since what it reads may be a dead rank's word.
+    All must call it.
+
+    Raises:
+        RuntimeError: not all ranks came in time.
+    """
+    store = dist.PrefixStore("tiny_lm", store)
+    word = uuid.uuid4().hex
+    if rank:
+        store.set(f"word of {rank}", word)
+        store.wait([f"answer to {word}"], patience)
+        name = store.get(f"answer to {word}").decode()
+        store.set(f"{rank} knows {name}", "")
+        return dist.PrefixStore(name, store)
+    end, missing = time.monotonic() + patience.total_seconds(), [*range(1, size)]
+    while missing:
+        for other in filter(lambda r: store.check([f"word of {r}"]), missing):
+            store.set(f"answer to {store.get(f'word of {other}').decode()}", word)
+        missing = [r for r in missing if not store.check([f"{r} knows {word}"])]
+        if time.monotonic() > end:
+            raise RuntimeError(f"ranks {missing} did not come to meet the others")
+        time.sleep(0.01 if missing else 0)
+    return dist.PrefixStore(word, store)
 
 
 def taken(device: torch.device, world_size: int) -> str:

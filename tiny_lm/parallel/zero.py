@@ -40,10 +40,14 @@ class Piece(NamedTuple):
 
     weights: those numbers in the parameter's own memory, as a leaf for the optimizer
     is_matrix: whether they come from a matrix
+    of: the parameter
+    first: which of the parameter's numbers is the first one here
     """
 
     weights: nn.Parameter
     is_matrix: bool
+    of: nn.Parameter
+    first: int
 
 
 def cut(bucket: list[nn.Parameter], rank: int, size: int) -> list[Piece]:
@@ -56,7 +60,9 @@ def cut(bucket: list[nn.Parameter], rank: int, size: int) -> list[Piece]:
         last = min(stop - place, parameter.numel())
         if first < last:
             weights = parameter.detach().view(-1)[first:last]
-            pieces.append(Piece(nn.Parameter(weights), parameter.dim() > 1))
+            pieces.append(
+                Piece(nn.Parameter(weights), parameter.dim() > 1, parameter, first)
+            )
         place += parameter.numel()
     return pieces
 
@@ -107,7 +113,7 @@ class ShardedOptimizer:
         ]
         self._experts = shard.expert_parameters(model, is_expert)
         own = [piece for pieces in self.pieces for piece in pieces]
-        own += [Piece(weights, weights.dim() > 1) for weights in self._experts]
+        own += [Piece(w, w.dim() > 1, w, 0) for w in self._experts]
         self.optimizer = make(
             [piece.weights for piece in own if piece.is_matrix],
             [piece.weights for piece in own if not piece.is_matrix],
