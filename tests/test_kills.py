@@ -134,6 +134,14 @@ def _children(pid: int) -> list[int]:
     return sorted(map(int, listed.stdout.split()))
 
 
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """Ctrl-C as in a terminal, even where a shell runs the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def _stop_at(step: int, how: signal.Signals) -> object:
     """In place of `journal.report`: the process gets a signal after a step."""
     report = train.journal.report
@@ -165,6 +173,7 @@ def test_who_stops_a_run_is_told_how_to_go_on(tmp_path, monkeypatch, capsys, how
     assert train.run(replace(job, resume=True))["resumed_after"] == 4
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_a_stop_while_a_checkpoint_is_written_is_a_stop_and_no_failure(
     tmp_path, monkeypatch
 ):
