@@ -247,7 +247,7 @@ def test_a_disk_that_fills_up_on_the_way_leaves_the_last_good_one(tmp_path, caps
 def begun(job) -> Job:
     """Killed before its first checkpoint."""
     checkpoint_files.drop(job.out)
-    return replace(job, resume=True)
+    return replace(job, resume=True, progress=True)
 
 
 def test_under_torchrun_a_run_begins_where_nothing_is_yet(begun, capsys):

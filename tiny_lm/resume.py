@@ -120,7 +120,7 @@ def opened(job: Job, begins: bool) -> Iterator[Job]:
         if goes_on:
             job = replace(job, start=_start(job, begins))
         elif job.resume:
-            _say(f"nothing in {job.out} to go on from: beginning at step 1")
+            _say(job, f"nothing in {job.out} to go on from: beginning at step 1")
         yield job
 
 
@@ -143,7 +143,8 @@ def _start(job: Job, begins: bool) -> Path | None:
         raise ValueError(f"{error}{_fall_back(there)}") from error
     runs.cut_metrics(job.out, about["step"])
     checkpoint_files.clear_drafts(job.out)
-    _say(f"going on after step {about['step']} of {job.training.steps}, in {job.out}")
+    done, steps = about["step"], job.training.steps
+    _say(job, f"going on after step {done} of {steps}, in {job.out}")
     return newest
 
 
@@ -165,7 +166,7 @@ def _begin_again(job: Job, begins: bool) -> None:
         )
     runs.cut_metrics(job.out, 0)
     checkpoint_files.clear_drafts(job.out)
-    _say(f"nothing was kept in {job.out} yet: beginning at step 1 again")
+    _say(job, f"nothing was kept in {job.out} yet: beginning at step 1 again")
 
 
 def _refuse_other(job: Job, about: Mapping[str, Any]) -> None:
@@ -206,5 +207,6 @@ def how_to_go_on(job: Job) -> str:
     return "nothing was kept yet"
 
 
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+def _say(job: Job, words: str) -> None:
+    if job.progress:
+        print(words, file=sys.stderr, flush=True)

@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from tiny_lm.course.figures.diagrams import blank
-from tiny_lm.course.figures.style import COLORS, INK, MIDDLE, Drawing, finish
+from tiny_lm.course.figures.style import INK, MIDDLE, Drawing, finish
 
 ROWS = {
     "model.blocks.1.ffn.experts.gate_up": "a matrix of all experts",
     "model.head.weight": "the head",
 }
-SHADES = ("#EAD0DE", COLORS["comm"])  # rank 0's file, rank 1's
+SHADES = ("#F3E3EB", "#DDA9C6")  # rank 0's file, rank 1's
 READERS = 4
 
 
@@ -51,6 +51,5 @@ def _bar(
 ) -> None:
     bar = Rectangle((10 * start, y), 10 * length, 0.6, fc=fill, ec=INK, lw=0.8)
     ax.add_patch(bar)
-    color = "white" if fill == SHADES[1] else INK
     x = 10 * (start + length / 2)
-    ax.text(x, y + 0.3, words, color=color, fontsize=9, **MIDDLE)
+    ax.text(x, y + 0.3, words, color=INK, fontsize=9, **MIDDLE)
