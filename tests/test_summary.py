@@ -125,6 +125,14 @@ def test_a_note_is_told_once_with_all_its_cells(page):
     assert text.count("It was changed.") == 1
 
 
+def test_notes_that_differ_in_their_task_alone_are_one(page):
+    says = [
+        g.note("edited output", f"It says task 2.{n} passed.", f"c{n}") for n in "12"
+    ]
+    text = words(page(g.record("ada", notes=says)))
+    assert "It says a task passed. (c1, c2)" in text and "task 2.1" not in text
+
+
 def test_names_are_shown_without_what_moodle_and_canvas_pack_around_them(page):
     html = page(
         g.record("Ada Lovelace_12_assignsubmission_file"),

@@ -7,6 +7,7 @@ The picture is a table: a row a learner, a column a task, a sign and a colour in
 place. So a screen reader has its rows and columns, and nothing rests on colour alone.
 """
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -164,13 +165,16 @@ def _place(task: TaskResult | None) -> str:
 
 def _noted(one: Result) -> list[tuple[str, str]]:
     """(kind, words) of what was noticed, with the cells where it was."""
-    places: dict[tuple[str, str], list[str]] = {}
+    places: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for what, cell, says in one.notes:
-        places.setdefault((what, says), []).append(cell)
+        alike = re.sub(r"\btask \d+\.\d+", "a task", says)
+        alike = re.sub(r"\bTask \d+\.\d+", "A task", alike)
+        places.setdefault((what, alike), []).append((cell, says))
     found = []
-    for (what, says), cells in places.items():
-        named = [cell for cell in dict.fromkeys(cells) if cell]
-        found.append((what, f"{says} ({', '.join(named)})" if named else says))
+    for (what, alike), where in places.items():
+        said = where[0][1] if len({says for _, says in where}) == 1 else alike
+        named = [cell for cell in dict.fromkeys(cell for cell, _ in where) if cell]
+        found.append((what, f"{said} ({', '.join(named)})" if named else said))
     return found
 
 
