@@ -39,11 +39,13 @@ def court(tmp_path_factory):
     before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("mine"))
     hidden = tmp_path_factory.mktemp("hidden")
     (hidden / "secret").write_text("secret")
+    os.environ["SECRET_TOKEN"] = "s3cr3t"  # before anything is started
     with opened(
         "02_moe", 7, 4.0, hidden=[str(hidden)], only=("2.1", "2.2", "2.4", "2.5")
     ) as made:
         yield made
     tempfile.tempdir = before
+    del os.environ["SECRET_TOKEN"]
 
 
 def judged(court, changes, only=None):
@@ -203,8 +205,7 @@ def seen(court, look):
     return verdict.outcome.mismatch.got
 
 
-def test_a_worker_sees_no_environment_and_no_answers(court, monkeypatch):
-    monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
+def test_a_worker_sees_no_environment_and_no_answers(court):
     got = seen(court, "repr(dict(os.environ))")
     assert "s3cr3t" not in got and "HOME" in got
     here = Path(tiny_lm.__file__).parent
