@@ -3,9 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+from tiny_lm import model
 from tiny_lm.config import FP8Config, MHAConfig, ModelConfig, TrainConfig, tiny
 from tiny_lm.course.assembly import places
 from tiny_lm.course.labs.source import self_contained
+
+TEXT = Path(model.__file__).read_bytes()  # of many kinds of bytes, none too often
 
 
 def sources(style: int = 0, leave_out: tuple[str, ...] = ()) -> dict[str, str]:

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from piece_styles import short, small, sources
+from piece_styles import TEXT, short, small, sources
 
 from tiny_lm import data
 from tiny_lm.course.assembly import places, steps
@@ -15,16 +15,16 @@ from tiny_lm.job import Job
 from tiny_lm.model import LanguageModel
 from tiny_lm.step import build_worker
 
-TEXT = torch.frombuffer(bytearray(b"the cat sat on the mat. " * 20), dtype=torch.uint8)
+BYTES = torch.frombuffer(bytearray(TEXT), dtype=torch.uint8)
 
 
 def run(config, maker=None):
     """A short run on one rank: the metrics of its steps, and its validation loss."""
     job = Job(config=config, training=short(), ranks=1, maker=maker)
     make = maker.worker if maker else build_worker
-    worker, batches = make(job, mesh.solo(), "cpu"), data.Batches(TEXT, 8, 16)
+    worker, batches = make(job, mesh.solo(), "cpu"), data.Batches(BYTES, 8, 16)
     metrics = [worker.step(batches.at(step)) for step in range(4)]
-    return metrics, worker.evaluate(data.EvalBatches(TEXT, 8, 16, 2))
+    return metrics, worker.evaluate(data.EvalBatches(BYTES, 8, 16, 2))
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def test_a_piece_that_has_a_place_is_called_and_no_other(name):
     job = Job(config=config, training=short(batch_size=2), ranks=1, maker=mine)
     try:
         worker = mine.worker(job, mesh.solo(), "cpu")
-        worker.step(data.Batches(TEXT, 2, 16).at(0))
-        worker.evaluate(data.EvalBatches(TEXT, 2, 16, 1))
+        worker.step(data.Batches(BYTES, 2, 16).at(0))
+        worker.evaluate(data.EvalBatches(BYTES, 2, 16, 1))
         mine.write(LanguageModel(config), "the cat sat on the mat", 4)
     except ZeroDivisionError as error:
         assert str(error) == name

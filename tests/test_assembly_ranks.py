@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from piece_styles import short, small, sources
+from piece_styles import TEXT, short, small, sources
 
 from tiny_lm import runs
 from tiny_lm.course.assembly import running, travel
@@ -29,7 +29,7 @@ def ours(gpus, tmp_path_factory):
 
 def run(gpus, folder, kind, overlap=False, maker=None, **layout):
     """A short run: its metrics and its summary."""
-    (folder / "text.txt").write_text("the cat sat on the mat. " * 100)
+    (folder / "text.txt").write_bytes(TEXT)
     job = Job(
         config=small(kind),
         training=short(),
