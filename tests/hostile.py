@@ -35,6 +35,10 @@ NOTED = {
 }
 
 
+# Attacks on the kernel that runs a whole lab.
+AT_ONCE = ("forks", "is_deaf", "kills_everybody", "prints_past_python")
+
+
 class Place:
     """Where the class works, and what is watched meanwhile."""
 
@@ -78,6 +82,13 @@ class Place:
             if names is not None and file.stem not in (*names, NEIGHBOUR):
                 file.rmdir() if file.is_dir() else file.unlink()
         return sorted(file.stem for file in self.submissions.iterdir())
+
+    def hand_in_at_once(self) -> list[str]:
+        """Attacks that begin when the cell runs, for a lab that is run as a whole."""
+        for name in AT_ONCE:
+            code = self.filled_in(CODE[name]) + "\nscore_and_choose(*[None] * 3)\n"
+            write(answer(solved(LAB, HONEST), "2.1", code), self.file(name))
+        return [*AT_ONCE]
 
     def file(self, name: str) -> Path:
         """The file of one learner."""

@@ -127,3 +127,39 @@ def test_nobody_takes_much_longer_than_the_limit(graded):
     """
     seconds = {name: record["seconds"] for name, record in graded[3].items()}
     assert [name for name in seconds if seconds[name] > 5 * TIMEOUT_S] == []
+
+
+@pytest.fixture(scope="module")
+def run_whole(tmp_path_factory):
+    """Labs that are run from top to bottom, and attack whoever runs them."""
+    place = hostile.Place(tmp_path_factory.mktemp("class"))
+    names = place.hand_in_at_once()
+    hostile.adopt_orphans()
+    mine = set(hostile.children())
+    found = grade_folder(
+        place.submissions,
+        "02_moe",
+        place.out,
+        jobs=len(names),
+        timeout_s=TIMEOUT_S,
+        lab_run="short",
+        say=lambda *words: None,
+    )
+    records = {one["learner"]: one for one in found.records}
+    yield place, records, set(hostile.children()) - mine
+    place.line.close()
+
+
+@pytest.mark.parametrize("name", hostile.AT_ONCE)
+def test_a_lab_that_attacks_its_kernel_is_ended_and_costs_itself_alone(run_whole, name):
+    record = run_whole[1][name]
+    assert earned(record) == {"2.5"}
+    assert record["lab_run"]["status"] in ("failed", "stopped", "timeout")
+    assert record["lab_run"]["says"]
+    assert record["tasks"][0]["lab"] != "passed"
+
+
+def test_a_lab_that_was_run_leaves_nothing(run_whole):
+    place, _, left = run_whole
+    assert left == set()
+    assert place.escaped() == []
