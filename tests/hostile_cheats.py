@@ -137,6 +137,18 @@ def score_and_choose(x, centroids, top_k):
     return stolen(x, centroids, top_k)
 """
 
+TAKEN = r"""
+import pathlib, re
+HEAD = "import torch\nfrom jaxtyping import Float, Int\nfrom torch import Tensor\n"
+def score_and_choose(x, centroids, top_k):
+    return steal()(x, centroids, top_k)
+def taken(text):
+    space = {}
+    whole = r"^def score_and_choose.*?^    return [^\n]*$"
+    exec(HEAD + re.search(whole, text, re.M | re.S)[0], space)
+    return space["score_and_choose"]
+"""
+
 THEFTS = {
     "imports_the_reference": """
 from tiny_lm.course.checks import moe as theirs
@@ -153,64 +165,44 @@ def score_and_choose(x, centroids, top_k):
 def score_and_choose(x, centroids, top_k):
     return check.task_2_1.reference(x, centroids, top_k)
 """,
-    "uses_the_model": """
-from tiny_lm import config, router
-def stolen(x, centroids, top_k):
-    E, D = centroids.shape
-    made = router.Router(D, config.MoEConfig(
-        num_experts=E, num_shared=1, top_k=top_k, d_expert=4))
-    made.weight.data.copy_(centroids)
-    _, experts, scores = (*made(x), None, None)[:3]
-    return scores, experts
-"""
-    + STOLEN,
-    "reads_the_source": """
-import pathlib, re, sys, torch
-from jaxtyping import Float, Int
-from torch import Tensor
-stolen = None
-places = [pathlib.Path(p) for p in ["@ROOT@", *sys.path, "/proc/1/root@ROOT@"]]
-files = ["tiny_lm/course/checks/moe/score.py", "solutions/02_moe.py"]
-for file in [place / name for place in places for name in files]:
-    try:
-        text = file.read_text()
-    except OSError:
-        continue
-    exec(re.search(r"^def score_and_choose.*?^    return .*?$", text, re.M | re.S)[0])
-    stolen = score_and_choose
-"""
-    + STOLEN,
-    "takes_the_cover_away": """
-import ctypes, os, pathlib, re, torch
-from jaxtyping import Float, Int
-from torch import Tensor
-stolen, libc = None, ctypes.CDLL(None)
-covers = [line.split()[4] for line in open("/proc/self/mountinfo")]
-for place in [p for p in reversed(covers) if p.startswith("@ROOT@")]:
-    libc.umount2(place.encode(), 2)
-for parent in (os.getppid(), 1):
-    try:
-        libc.setns(os.open(f"/proc/{parent}/ns/mnt", os.O_RDONLY), 0)
-    except OSError:
-        pass
-text = pathlib.Path("@ROOT@/tiny_lm/course/checks/moe/score.py").read_text()
-exec(re.search(r"^def score_and_choose.*?^    return .*?$", text, re.M | re.S)[0])
-stolen = score_and_choose
-"""
-    + STOLEN,
-    "asks_another_python": """
+    "reads_the_source": TAKEN
+    + """
+import sys
+def steal():
+    places = [pathlib.Path(p) for p in ["@ROOT@", *sys.path, "/proc/1/root@ROOT@"]]
+    files = ["tiny_lm/course/checks/moe/score.py", "solutions/02_moe.py"]
+    for file in [place / name for place in places for name in files]:
+        try:
+            return taken(file.read_text())
+        except OSError:
+            pass
+""",
+    "takes_the_cover_away": TAKEN
+    + """
+import ctypes, os
+def steal():
+    libc = ctypes.CDLL(None)
+    covers = [line.split()[4] for line in open("/proc/self/mountinfo")]
+    for place in [p for p in reversed(covers) if p.startswith("@ROOT@")]:
+        libc.umount2(place.encode(), 2)
+    for parent in (os.getppid(), 1):
+        try:
+            libc.setns(os.open(f"/proc/{parent}/ns/mnt", os.O_RDONLY), 0)
+        except OSError:
+            pass
+    file = pathlib.Path("@ROOT@/tiny_lm/course/checks/moe/score.py")
+    return taken(file.read_text())
+""",
+    "asks_another_python": TAKEN
+    + """
 import subprocess, sys
-told = subprocess.run(
-    [sys.executable, "-c", "import inspect, tiny_lm.course.checks.moe.score as s;"
-     "print(inspect.getsource(s.score_and_choose))"],
-    capture_output=True, text=True, cwd="@ROOT@", env={"PYTHONPATH": "@ROOT@"})
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-exec(told.stdout)
-stolen = score_and_choose
-"""
-    + STOLEN,
+def steal():
+    told = subprocess.run(
+        [sys.executable, "-c", "import inspect, tiny_lm.course.checks.moe.score as s;"
+         "print(inspect.getsource(s.score_and_choose))"],
+        capture_output=True, text=True, cwd="@ROOT@", env={"PYTHONPATH": "@ROOT@"})
+    return taken(told.stdout)
+""",
     "searches_the_memory": """
 import gc, sys
 def search():
@@ -233,17 +225,19 @@ def score_and_choose(x, centroids, top_k):
     return search()(x, centroids, top_k)
 mine = score_and_choose
 """,
-    "reads_its_neighbour": """
-import json, pathlib
-stolen = None
-for place in ["@FOLDER@", *pathlib.Path("/tmp").glob("*"), "..", "../.."]:
-    for file in pathlib.Path(place).rglob("neighbour.ipynb"):
-        for cell in json.loads(file.read_text())["cells"]:
-            if cell["id"] == "answer_2_1":
-                exec("".join(cell["source"]))
-                stolen = score_and_choose
-"""
-    + STOLEN,
+    "reads_its_neighbour": TAKEN
+    + """
+import json
+def steal():
+    for place in ["@FOLDER@", "..", "../..", *pathlib.Path("/tmp").glob("*")]:
+        try:
+            for file in pathlib.Path(place).rglob("neighbour.ipynb"):
+                for cell in json.loads(file.read_text())["cells"]:
+                    if cell["id"] == "answer_2_1":
+                        return taken("".join(cell["source"]))
+        except OSError:
+            pass
+""",
     "tells_secrets": """
 import os, pathlib
 told = str(dict(os.environ))

@@ -160,6 +160,11 @@ def _widgets(notebook: NotebookNode) -> None:
     ] * 2000
 
 
+def _from_the_model(notebook: NotebookNode) -> None:
+    """Task 2.7 is a function of `tiny_lm`, and here it is."""
+    answer(notebook, "2.7", "from tiny_lm.router import sequence_loss\n")
+
+
 def _source(text: object) -> Edit:
     """This as the answer of task 2.1."""
 
@@ -183,6 +188,7 @@ EDITED = {
     "no_ids": _without_ids,
     "no_metadata": _without_metadata,
     "widget_bomb": _widgets,
+    "from_the_model": _from_the_model,
     "source_deep": _source("x = " + "-" * 200_000 + "1"),
     "source_brackets": _source("x = " + "(" * 50_000),
     "source_long_sum": _source("x = " + "+".join("1" * 60_000)),

@@ -120,13 +120,11 @@ def test_no_secret_of_the_grader_is_told(graded):
         assert not file.is_file() or SECRET not in file.read_text(errors="replace")
 
 
-def test_nobody_takes_much_longer_than_the_limit(graded):
-    """One limit for the task that is attacked; the others take next to none.
-
-    Three at a time on two cores, beside other tests: so what is asked is generous.
-    """
-    seconds = {name: record["seconds"] for name, record in graded[3].items()}
-    assert [name for name in seconds if seconds[name] > 5 * TIMEOUT_S] == []
+def test_an_attack_costs_one_time_limit_at_most(graded):
+    """That of the task that is attacked; no clock is read here, for machines differ."""
+    for name, record in graded[3].items():
+        late = [t["id"] for t in record["tasks"] if t["status"] == "timeout"]
+        assert len(late) <= 1, name
 
 
 @pytest.fixture(scope="module")
