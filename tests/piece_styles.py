@@ -55,7 +55,7 @@ def small(kind: str) -> ModelConfig:
         d_rope=8,
         d_value=16,
     )
-    moe = replace(base.moe, num_experts=8, d_expert=16, top_k=2)
+    moe = replace(base.moe, num_experts=8, d_expert=16, top_k=2, balance_loss=0.1)
     fp8 = FP8Config(tile=16, block=16) if kind == "fp8" else None
     return replace(config, attention=latent, moe=moe, fp8=fp8)
 
