@@ -35,7 +35,7 @@ class Maker(Protocol):
     def notes(self, job: "Job") -> dict[str, Any]:
         """What the run's summary says of the parts."""
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         """What tells these parts from others: of a run that is resumed, the same."""
 
     def write(self, model: Any, prompt: str, num_bytes: int) -> str:

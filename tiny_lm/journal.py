@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from tiny_lm import costs, data, events, runs
-from tiny_lm.checkpoint_files import checksum
 from tiny_lm.job import Job
 
 
@@ -62,11 +61,7 @@ def report(job: Job, bar: Bar, metrics: dict[str, Any], board: events.Board) -> 
 
 def about(job: Job, corpus: data.Corpus) -> dict[str, Any]:
     """What makes a run the one it is: its model, and how the weights came about."""
-    training = origin(job, corpus)
-    if job.maker:
-        marks = {n: checksum(s.encode()) for n, s in job.maker.sources.items()}
-        training["pieces"] = dict(sorted(marks.items()))
-    return {"model": job.config.to_dict(), "training": training}
+    return {"model": job.config.to_dict(), "training": origin(job, corpus)}
 
 
 def origin(job: Job, corpus: data.Corpus) -> dict[str, Any]:

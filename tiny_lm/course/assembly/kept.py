@@ -15,7 +15,7 @@ learner's functions are handed in as kinds of layers, products, a dispatcher, a 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
@@ -148,10 +148,9 @@ class Assembly(Chosen):
         whose = (places.YOURS, places.OURS, places.NOWHERE)
         return {"pieces": {w: [r.piece for r in rows if r.whose == w] for w in whose}}
 
-    def identity(self) -> dict[str, str]:
-        """One hash of all sources: weights that other pieces made are another run's."""
-        parts = [f"{name}\n{self.sources[name]}" for name in sorted(self.sources)]
-        return {"pieces": sha256("\n".join(parts).encode()).hexdigest()}
+    def identity(self) -> dict[str, Any]:
+        """A hash of each source: weights that other pieces made are another run's."""
+        return {"pieces": {n: _hash(s).hex() for n, s in sorted(self.sources.items())}}
 
     def write(self, model: LanguageModel, prompt: str, num_bytes: int) -> str:
         """What a trained model writes, with its weights in the learner's layers.
@@ -229,9 +228,12 @@ class Assembly(Chosen):
         return replace(self, sources={name: self.sources[name] for name in taken})
 
 
+def _hash(source: str) -> bytes:
+    return blake2b(source.encode(), digest_size=8).digest()
+
+
 def _fingerprint(source: str) -> int:
-    digest = blake2b(source.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+    return int.from_bytes(_hash(source), "big", signed=True)
 
 
 def gather(
