@@ -23,6 +23,8 @@ PARTS = {  # folder: its words, and the technique whose colour it has
 }
 TASK_MINUTES = re.compile(r"[●○]{3} · (\d+) min")
 ABSENT = "not here yet"
+NO_LAB = "–"  # a part that is only read
+ONLY_READ = ("07_beyond",)
 
 
 def pages_of(root: Path) -> list[str]:
@@ -60,15 +62,16 @@ def rows(root: Path) -> list[tuple[str, str, str]]:
         total = [total[0] + read, total[1] + solve]
         name = f"{{doc}}`{words} </{chapters[0]}>`" if chapters else words
         lab = f"{{doc}}`Lab {int(folder[:2])} </{labs[0]}>`, " if labs else ""
+        without = NO_LAB if folder in ONLY_READ else ABSENT
         pages_read = f"{len(chapters)} page{'s' * (len(chapters) != 1)}, {hours(read)}"
         found.append(
             (
                 f"[{name}]{{.technique .{technique}}}",
                 pages_read if chapters else ABSENT,
-                f"{lab}{hours(solve)}" if labs else ABSENT,
+                f"{lab}{hours(solve)}" if labs else without,
             )
         )
-    return [*found, ("*what is here now*", hours(total[0]), hours(total[1]))]
+    return [*found, ("*all*", hours(total[0]), hours(total[1]))]
 
 
 class CourseMap(SphinxDirective):

@@ -36,6 +36,7 @@ def test_a_part_leads_to_its_first_page_and_its_lab_with_their_times(book):
 def test_a_part_without_pages_says_so_and_the_sum_counts_what_is_there(book):
     rows = course_map.rows(book)
     assert rows[2][1:] == ("not here yet", "not here yet")
+    assert rows[6][1:] == ("not here yet", "–")  # no lab is missing there
     assert rows[-1][1:] == ("6 min", "1¼ h")
 
 

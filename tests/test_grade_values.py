@@ -31,7 +31,7 @@ def there_and_back(x):
         {"idle": [1, 2], 3: 4.0},
         (),
         torch.arange(6).view(2, 3),
-        torch.randn(3, 2).T,
+        torch.tensor([[-0.45, 1.6], [1e-3, 0.0], [-1.25, 3.0]]).T,
         torch.tensor([True, False]),
         torch.tensor(1.5, dtype=torch.bfloat16),
         torch.zeros(0, 4),
