@@ -19,7 +19,7 @@ STATES = {"passed": "pass", "failed": "fail", "not done": "fail"}  # others: err
 
 def classroom(one: Result) -> str:
     """The line that a workflow's step writes into its outputs."""
-    text = json.dumps(payload(one))
+    text = json.dumps(payload(one), allow_nan=False)
     return f"result={base64.b64encode(text.encode()).decode()}"
 
 

@@ -52,7 +52,7 @@ def assembled(lab: str, submission: Submission) -> bytes:
     whole["cells"] = [
         cell if "id" in cell else cell | {"id": next(names)} for cell in cells
     ]
-    return json.dumps(whole).encode()
+    return json.dumps(whole, allow_nan=False).encode()
 
 
 def run(

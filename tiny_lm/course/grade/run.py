@@ -127,16 +127,17 @@ def _seed_of(out: Path, lab: str, seed: int | None) -> int:
         out.chmod(0o700)  # grades are nobody else's business
     prepare(out / "results")
     if seed is None and not known:
-        text = json.dumps({"lab": lab, "seed": secrets.randbelow(2**31)}) + "\n"
+        drawn = {"lab": lab, "seed": secrets.randbelow(2**31)}
+        text = json.dumps(drawn, allow_nan=False) + "\n"
         draft = out / f".grading-{os.getpid()}-{secrets.token_hex(4)}"
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
         with contextlib.suppress(FileExistsError):  # of several shards, one is first
             os.link(draft, file)
         draft.unlink()
         return int(read_json(file)["seed"])
     if seed is None:
         return int(known["seed"])
-    write_whole(file, json.dumps({"lab": lab, "seed": seed}) + "\n")
+    write_whole(file, json.dumps({"lab": lab, "seed": seed}, allow_nan=False) + "\n")
     return seed
 
 
@@ -229,13 +230,15 @@ def _start(court: Court, lab: Notebook, one: Found, out: Path, slot: int) -> int
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with silence():
             record = record_of(court, lab, one, slot)
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_whole(out / "results" / f"{one.file}.json", text)
         code = 0
     except BaseException:
         folder = out / "problems"
         folder.mkdir(exist_ok=True)
-        (folder / f"{one.file}.txt").write_text(traceback.format_exc())
+        (folder / f"{one.file}.txt").write_text(
+            traceback.format_exc(), encoding="utf-8"
+        )
     finally:
         os._exit(code)
 

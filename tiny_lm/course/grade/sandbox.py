@@ -167,7 +167,7 @@ def environment(folder: str) -> dict[str, str]:
 
 def _virtual_bytes() -> int:
     with contextlib.suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         return pages * os.sysconf("SC_PAGE_SIZE")
     return 4_000_000_000
 
@@ -244,7 +244,7 @@ def _below(process: int) -> Iterator[int]:
     """All processes below one; none where the system does not say."""
     for children in Path(f"/proc/{process}/task").glob("*/children"):
         with contextlib.suppress(OSError, ValueError):
-            for child in map(int, children.read_text().split()):
+            for child in map(int, children.read_text(encoding="ascii").split()):
                 yield child
                 yield from _below(child)
 
@@ -254,6 +254,8 @@ def _memory(processes: list[int]) -> int:
     pages = 0
     for one in processes:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            _, resident, shared, *_ = Path(f"/proc/{one}/statm").read_text().split()
+            _, resident, shared, *_ = (
+                Path(f"/proc/{one}/statm").read_text(encoding="ascii").split()
+            )
             pages += int(resident) - int(shared)
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -75,9 +75,9 @@ def unshare(measures: Measures) -> None:
     if measures.user_space:
         user, group = os.geteuid(), os.getegid()
         call("unshare", NEWUSER | SPACES)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1", encoding="ascii")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1", encoding="ascii")
     else:
         call("unshare", SPACES)
 
@@ -180,7 +180,7 @@ def _writable(folder: str) -> bool:
 
 def _mounted() -> Iterator[tuple[str, int]]:
     flags = {"nosuid": NOSUID, "nodev": NODEV, "noexec": NOEXEC}
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         parts = line.split()
         point = parts[4].encode().decode("unicode_escape")
         if not point.startswith(("/proc", "/sys")):

@@ -169,7 +169,7 @@ class Zygote:
         """A new worker."""
         talk, theirs = socket.socketpair()
         life, its = socket.socketpair()
-        asked = json.dumps(asdict(order)).encode()
+        asked = json.dumps(asdict(order), allow_nan=False).encode()
         socket.send_fds(self.control, [asked], [theirs.fileno(), its.fileno()])
         theirs.close()
         its.close()
