@@ -81,10 +81,18 @@ def newest(job: Job) -> Path:
 
 @contextmanager
 def quick_ranks() -> Iterator[None]:
-    """Ranks that do not check shapes: other tests see to that, and it takes long."""
-    server = multiprocessing.forkserver._forkserver
+    """Ranks that do not check shapes: other tests see to that, and it takes long.
+
+    They come from a server of their own; the one of this process may have ranks that
+    other tests keep warm.
+    """
+    module = multiprocessing.forkserver
+    server = module.ForkServer()
+    server.set_forkserver_preload(module._forkserver._preload_modules)
     with pytest.MonkeyPatch.context() as patch:
-        server._stop()
+        for name in ("ensure_running", "connect_to_new_process"):
+            patch.setattr(module, name, getattr(server, name))
+        patch.setattr(module, "set_forkserver_preload", server.set_forkserver_preload)
         patch.setenv("PYTHONPATH", PLAIN["PYTHONPATH"])
         yield
         server._stop()
