@@ -97,6 +97,8 @@ def _train(args: argparse.Namespace) -> None:
     config = replace(preset(args.preset), num_mtp=args.mtp)
     if config.name not in ("tiny", "tiny_dense"):
         raise ValueError(f"{config.name} is too large to train here; take tiny")
+    if args.stand_in and not args.pieces:
+        raise ValueError("--stand-in is about --pieces: name their folder")
     training = TrainConfig(
         steps=args.steps,
         batch_size=args.batch_size,
@@ -133,8 +135,6 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _device(args: argparse.Namespace, place: torchrun.Placement | None) -> str:
-    if args.stand_in and not args.pieces:
-        raise ValueError("--stand-in is about --pieces: name their folder")
     asked = args.device or ("cpu" if args.pieces else None)
     return choose_device(asked, place.local_size if place else 0)
 

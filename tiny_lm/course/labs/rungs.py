@@ -63,11 +63,7 @@ class Price:
 
 def variants() -> list[Techniques]:
     """All that differ: overlap is something only where rows travel to experts."""
-    every = itertools.chain.from_iterable(
-        itertools.combinations(ladder.TECHNIQUES, n)
-        for n in range(len(ladder.TECHNIQUES) + 1)
-    )
-    return [some for some in every if "moe" in some or "overlap" not in some]
+    return [some for some in ladder.subsets() if "moe" in some or "overlap" not in some]
 
 
 def price(techniques: Techniques, gpus: Cluster) -> Price:
