@@ -36,8 +36,8 @@ from tiny_lm.gpus.mesh import Group
 from tiny_lm.hardware import Machine
 from tiny_lm.model import LanguageModel, is_expert
 from tiny_lm.parallel import overlap as turns
-from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
-from tiny_lm.parallel.wire import BF16, WireFormat, fp8_wire
+from tiny_lm.parallel.dispatch import build_dispatcher
+from tiny_lm.parallel.wire import BF16, WireFormat
 from tiny_lm.parts import require
 from tiny_lm.replay.prices import PS_PER_S
 from tiny_lm.replay.recorder import recording
@@ -129,13 +129,7 @@ def _record(
 
 def build(config: ModelConfig, group: Group, seed: int = 0) -> LanguageModel:
     """As `step.build_model`, but without FP8 rows travel as BF16, as they would."""
-    dispatcher = None
-    if config.moe:
-        tile = config.fp8.tile if config.fp8 else 1
-        wire = fp8_wire(tile) if config.fp8 else WireFormat(BF16(), BF16())
-        dispatcher = ExpertParallelDispatcher(
-            config.moe.num_experts, group, row_multiple=tile, wire=wire
-        )
+    dispatcher = build_dispatcher(config, group, plain=WireFormat(BF16(), BF16()))
     return LanguageModel(config, dispatcher, seed)
 
 

@@ -27,10 +27,9 @@ from tiny_lm.job import Job
 from tiny_lm.model import LanguageModel, Loss, is_expert, multiplied_in_fp8
 from tiny_lm.parallel import overlap, shard
 from tiny_lm.parallel.buckets import BUCKET_BYTES, BucketedSums
-from tiny_lm.parallel.dispatch import ExpertParallelDispatcher
+from tiny_lm.parallel.dispatch import build_dispatcher
 from tiny_lm.parallel.pipeline import grid
 from tiny_lm.parallel.stages import Share
-from tiny_lm.parallel.wire import fp8_wire
 from tiny_lm.parallel.zero import ShardedOptimizer
 from tiny_lm.pipelined import PipelinedWorker
 from tiny_lm.replay.recorder import recording
@@ -46,19 +45,6 @@ def build_model(
 ) -> LanguageModel:
     """The model of this rank: all of it, but only its own share of the experts."""
     return LanguageModel(config, build_dispatcher(config, group), seed).to(device)
-
-
-def build_dispatcher(
-    config: ModelConfig, group: Group
-) -> ExpertParallelDispatcher | None:
-    """What brings tokens to experts on other ranks; None where there are none."""
-    if config.moe is None or group.size == 1:
-        return None
-    tile = config.fp8.tile if config.fp8 else 1
-    wire = fp8_wire(tile) if config.fp8 and config.fp8.wire else None
-    return ExpertParallelDispatcher(
-        config.moe.num_experts, group, row_multiple=tile, wire=wire
-    )
 
 
 def build_optimizer(

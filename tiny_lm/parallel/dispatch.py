@@ -34,6 +34,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from tiny_lm.config import ModelConfig
 from tiny_lm.gpus import comm
 from tiny_lm.gpus.mesh import Group
 from tiny_lm.moe import (
@@ -44,7 +45,7 @@ from tiny_lm.moe import (
     sort_by_expert,
     sum_at_tokens,
 )
-from tiny_lm.parallel.wire import WireFormat
+from tiny_lm.parallel.wire import WireFormat, fp8_wire
 
 
 @dataclass(frozen=True)
@@ -224,3 +225,21 @@ class _ToTokens(torch.autograd.Function):
     def backward(ctx, grad):
         moving = ctx.dispatcher.start_combine_backward(grad, ctx.route)
         return moving.wait(), None, None
+
+
+def build_dispatcher(
+    config: ModelConfig, group: Group, plain: WireFormat | None = None
+) -> ExpertParallelDispatcher | None:
+    """What brings tokens to experts on other ranks; None where there are none.
+
+    Args:
+        plain: how rows travel where the config does not ask for FP8; by default as
+            they are.
+    """
+    if config.moe is None or group.size == 1:
+        return None
+    tile = config.fp8.tile if config.fp8 else 1
+    wire = fp8_wire(tile) if config.fp8 and config.fp8.wire else plain
+    return ExpertParallelDispatcher(
+        config.moe.num_experts, group, row_multiple=tile, wire=wire
+    )

@@ -42,8 +42,9 @@ from tiny_lm.job import Job
 from tiny_lm.kinds import OURS, Kinds
 from tiny_lm.layout import Layout
 from tiny_lm.model import LanguageModel
+from tiny_lm.parallel.dispatch import build_dispatcher
 from tiny_lm.rope import in_force
-from tiny_lm.step import Worker, build_dispatcher, build_worker
+from tiny_lm.step import Worker, build_worker
 
 CACHE = ".checked.json"
 FP8 = (*products.TRAINED, *products.CODED)
