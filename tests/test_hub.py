@@ -15,13 +15,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_models import CONFIGS, DENSE, KINDS, SMALL, edit_json, made, tensors_of, tokens
+from hub_models import (
+    CONFIGS,
+    DENSE,
+    HEADS,
+    KINDS,
+    SMALL,
+    edit_json,
+    made,
+    tensors_of,
+    tokens,
+)
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tiny_lm import hub, runs
 from tiny_lm.__main__ import main
-from tiny_lm.config import FP8Config
+from tiny_lm.config import FP8Config, tiny
 from tiny_lm.fake_quantize import fake_quantize_blocks
 from tiny_lm.generate import generate
 from tiny_lm.model import LanguageModel
@@ -242,6 +252,25 @@ def test_exported_fp8_is_what_training_multiplies(tmp_path, block):
         assert list(held[name + "_scale_inv"].shape) == blocks
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_transformers_reads_exported_fp8_where_blocks_cut_every_matrix_evenly(tmp_path):
+    def apart(config, name, block):
+        """How far their logits are from ours, with the same FP8 weights."""
+        assert hub.cuts_evenly(config, block) == (name == "even")
+        folder, x = tmp_path / name, tokens(config)
+        hub.export(made(config), folder, fp8=True, block=block)
+        with torch.inference_mode():
+            theirs, ours = _theirs(folder)(x).logits, hub.load(folder)(x)
+            assert (ours - made(config)(x)).abs().max() > 1e-3  # eight bits
+            return (theirs - ours).abs().max()
+
+    assert hub.even_block(SMALL) == 4 and hub.even_block(tiny()) == 16
+    assert apart(SMALL, "even", 4) < 1e-5
+    with pytest.raises(RuntimeError, match="conversion of the weights"):
+        apart(SMALL, "refused", 32)  # 80 rows, three scales
+    assert apart(replace(DENSE, attention=HEADS), "misread", 32) > 0.1  # 72 rows, three
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory) -> Path:
     """A run as `train` leaves it, of a model that multiplies in FP8."""
@@ -260,6 +289,11 @@ def test_the_command_exports_a_run_and_generates_from_what_it_exported(
     assert main(["export", str(run_folder), str(folder)]) == 0
     told = capfdbinary.readouterr().out.decode()
     assert "bytes of weights in 1 file(s)" in told and "full precision" in told
+    for block, noted in (("32", True), ("4", False)):
+        eight = ["export", str(run_folder), str(tmp_path / block), "--fp8"]
+        assert main([*eight, "--block", block]) == 0
+        told = capfdbinary.readouterr().out.decode()
+        assert ("it reads what --block 4 writes" in told) == noted
     trained, x = runs.load_model(run_folder), tokens(SMALL)
     plain = LanguageModel(SMALL)
     plain.load_state_dict(trained.state_dict())
@@ -303,6 +337,12 @@ def test_a_folder_with_anything_in_it_stays_as_it_is(run_folder, tmp_path, capsy
         main(["export", str(run_folder), str(tmp_path / "x"), "--shard-bytes=0"]) == 2
     )
     assert "shard_bytes must be positive, got 0" in _one_line(capsys)
+    for options, message in (
+        (["--block=32"], "a block is of FP8 codes: ask for fp8 as well"),
+        (["--fp8", "--block=0"], "block must be positive, got 0"),
+    ):
+        assert main(["export", str(run_folder), str(tmp_path / "x"), *options]) == 2
+        assert message in _one_line(capsys)
     assert main(["export", str(tmp_path), str(tmp_path / "x")]) == 2
     assert "is not a run: it has no config.json" in _one_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

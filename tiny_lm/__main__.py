@@ -89,6 +89,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     add("run", type=Path, help="folder of a saved run")
     add("folder", type=Path, help="where to; it must be empty, or not there")
     add("--fp8", action="store_true", help="matrices in FP8, as DeepSeek releases them")
+    add("--block", type=int, help="side of an FP8 block; default: that of training")
     size = f"largest file of weights, default {hub.SHARD_BYTES:,}"
     add("--shard-bytes", type=int, default=hub.SHARD_BYTES, help=size)
 
@@ -195,9 +196,14 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     model = runs.load_model(args.run)
-    files = hub.export(model, args.folder, args.fp8, args.shard_bytes)
+    files = hub.export(model, args.folder, args.fp8, args.shard_bytes, args.block)
     size = sum(file.stat().st_size for file in files)
     print(f"{args.folder}: {size:,} bytes of weights in {len(files)} file(s)")
+    block = args.block or hub.block_of(model.config)
+    if args.fp8 and not hub.cuts_evenly(model.config, block):
+        even = f"--block {hub.even_block(model.config)}"
+        print(f"Some matrices end in a block of less than {block}, which transformers")
+        print(f"cannot read on a CPU; it reads what {even} writes.")
     if model.config.fp8:
         print("Trained with FP8 products; from here it multiplies in full precision.")
 

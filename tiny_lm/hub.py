@@ -15,6 +15,7 @@ trained with: how to multiply is the business of whoever runs it.
 """
 
 from dataclasses import replace
+from math import gcd
 from pathlib import Path
 
 import torch
@@ -37,13 +38,16 @@ def export(
     folder: Path,
     fp8: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    block: int | None = None,
 ) -> list[Path]:
     """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
 
     Args:
-        fp8: matrices as E4M3 codes with a scale for each block of `config.fp8.block`,
-            as DeepSeek releases them; embedding, head, gates and norms stay.
+        fp8: matrices as E4M3 codes with a scale for each block, as DeepSeek releases
+            them; embedding, head, gates and norms stay.
         shard_bytes: what a file of weights does not exceed, unless one tensor does.
+        block: rows and columns that share a scale; by default `config.fp8.block`, in
+            which training multiplied. `even_block` names one that transformers reads.
 
     Returns:
         The files of weights.
@@ -56,7 +60,11 @@ def export(
     config, state = model.config, dict(model.state_dict())
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes must be positive, got {shard_bytes}")
-    block = (config.fp8.block if config.fp8 else V3_BLOCK) if fp8 else None
+    if block is not None and not fp8:
+        raise ValueError("a block is of FP8 codes: ask for fp8 as well")
+    if block is not None and block < 1:
+        raise ValueError(f"block must be positive, got {block}")
+    block = (block or block_of(config)) if fp8 else None
     dtype = str(model.head.weight.dtype).removeprefix("torch.")
     about = describe(config, dtype, block)
     texts = {"config.json": about} | hub_tokenizer.files(config)
@@ -73,6 +81,31 @@ def export(
             write_whole(draft / name, to_json(content, indent=2) + "\n")
         paths = save(draft, released(), shard_bytes)
     return [folder / path.name for path in paths]
+
+
+def block_of(config: ModelConfig) -> int:
+    """Rows and columns of a weight that share an FP8 scale, as training has it."""
+    return config.fp8.block if config.fp8 else V3_BLOCK
+
+
+def even_block(config: ModelConfig) -> int:
+    """The largest power of two, 128 at most, that cuts every FP8 matrix evenly."""
+    common = gcd(V3_BLOCK, *_sides(config))
+    return common & -common
+
+
+def cuts_evenly(config: ModelConfig, block: int) -> bool:
+    """Whether no FP8 matrix ends in a smaller block.
+
+    Transformers 5.23 on a CPU divides each side of a matrix by the number of its
+    scales. Where the last block is smaller, it refuses the folder or, if the division
+    leaves nothing over, misreads it.
+    """
+    return not any(side % block for side in _sides(config))
+
+
+def _sides(config: ModelConfig) -> list[int]:
+    return [n for e in entries(config, False) if e.in_fp8 for n in e.shape]
 
 
 def load(folder: Path, fp8: FP8Config | None = None) -> LanguageModel:
