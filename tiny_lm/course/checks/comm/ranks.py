@@ -139,15 +139,18 @@ def _on_gpus(
     timeout_s: float,
 ) -> list[tuple]:
     cluster = gpus(len(given))
-    if len(given) not in _READY:  # new ranks start and import, which may take a while
-        cluster.run(_nothing, work)
-        _READY.add(len(given))
     try:
+        if len(given) not in _READY:  # new ranks start and import, which takes a while
+            cluster.run(_nothing, work)
+            _READY.add(len(given))
         return cluster.attempt(_real, work, given, timeout_s=timeout_s)
     except RuntimeError as error:
         _READY.discard(len(given))
         answer.error, told = read(str(error))
         raise Mismatch(call, "a result on every rank", told) from None
+    except TypeError as error:  # it closes over something that stays here
+        answer.error = f"TypeError: {error}"
+        raise Mismatch(call, "a result on every rank", answer.error) from None
 
 
 _READY: set[int] = set()  # sizes of the clusters whose ranks have all they need
