@@ -1,6 +1,7 @@
 """What every test shares: shape checks in all processes, and how notebooks run."""
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +30,11 @@ sys.path.insert(0, str(SHAPE_CHECKS))
 sys.path.insert(0, str(ROOT / "tests"))
 import budget  # noqa: E402
 import sitecustomize  # noqa: E402, F401
+
+# Who starts the tests in the background of a script hands down that Ctrl-C is ignored,
+# and processes of tests would inherit it; what has a handler here has none in them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Nothing in the tests may ask a model hub: the oracle is built from a config.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -229,7 +229,10 @@ def test_ranks_and_files_go_with_the_program_that_started_them(short_path, how):
         pids = [int(program.stdout.readline()) for _ in range(3)]
         assert any(short_path.glob("pymp-*"))
         program.send_signal(how)
-        errors = program.communicate(timeout=30)[1]
+        try:
+            errors = program.communicate(timeout=30)[1]
+        finally:
+            program.kill()  # or the `with` would wait as long as its ranks loop
     assert ("KeyboardInterrupt" in errors) == (how == signal.SIGINT)
     assert _all_gone(pids)
     left = [path.name for path in short_path.iterdir()]
