@@ -9,6 +9,7 @@ import socket
 import sysconfig
 from pathlib import Path
 
+from honest_submissions import STYLES, honest
 from hostile_cheats import CHEATS, THEFTS
 from hostile_damage import DAMAGE
 from submissions import EDITED, FILES, HONEST, LAB, answer, edited, solved, write
@@ -78,6 +79,8 @@ class Place:
             make(self.file(name))
         write(answer(solved(LAB, HONEST), "2.6", by_heart()), self.file("by_heart"))
         write(solved(), self.file(NEIGHBOUR))
+        for style in STYLES:
+            write(honest(style), self.file(f"honest_{style.__name__}"))
         for file in self.submissions.iterdir():
             if names is not None and file.stem not in (*names, NEIGHBOUR):
                 file.rmdir() if file.is_dir() else file.unlink()

@@ -87,22 +87,6 @@ def test_a_sample_is_printed_on_a_console_that_knows_ascii(trained, monkeypatch)
     assert raw.getvalue().endswith(rb"def \u03c0 \ufffd" + b"\n")
 
 
-def test_torchrun_joins_its_own_ranks(tmp_path):
-    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 400)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "tiny_lm", "train", "--json"]
-    command += ["--data", "text.txt", "--out", "run", "--steps", "2"]
-    command += ["--batch-size", "4", "--seq-len", "32"]
-    environ = None
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=environ, timeout=180
-    )
-    assert result.returncode == 0, result.stderr
-    summaries = [line for line in result.stdout.splitlines() if line.startswith("{")]
-    assert len(summaries) == 1
-    assert json.loads(summaries[0])["ranks"] == 2
-
-
 def test_cost_prints_the_published_counts(capsys):
     assert main(["cost", "deepseek_v3", "--json"]) == 0
     cost = json.loads(capsys.readouterr().out)

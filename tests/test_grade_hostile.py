@@ -1,9 +1,13 @@
-"""Hostile submissions gain nothing, spoil nothing for the others, and leave nothing."""
+"""Hostile submissions gain nothing, spoil nothing for the others, and leave nothing.
+
+Honest ones in whatever style are in the same class, and keep every point.
+"""
 
 import json
 
 import hostile
 import pytest
+from honest_submissions import STYLES
 from hostile import CODE, NEIGHBOUR, NOTED, REFUSED, SECRET
 
 from tiny_lm.course.checks.task import tasks_of
@@ -55,6 +59,14 @@ def test_the_neighbour_of_them_all_has_every_point(graded):
     assert earned(record) == {task.id for task in tasks_of("02_moe")}
     assert record["points"] == record["max_points"]
     assert record["notes"] == []
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
+def test_an_honest_style_among_them_keeps_every_point(graded, style):
+    record = graded[3][f"honest_{style.__name__}"]
+    lost = [task for task in record["tasks"] if task["earned"] < task["points"]]
+    assert lost == []
+    assert record["points"] == record["max_points"] > 0
 
 
 @pytest.mark.parametrize("name", CODE)

@@ -103,12 +103,12 @@ def test_torchrun_starts_killed_ranks_again_and_the_run_goes_on(
     job = _job(tmp_path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(RANKS), "--max-restarts", "2"]
-    command += ["-m", "tiny_lm", "train", *OPTIONS, "--checkpoint-every", "2"]
+    command += ["-m", "tiny_lm", "train", *OPTIONS, "--json", "--checkpoint-every", "2"]
     command += ["--data", str(job.data), "--out", str(job.out), "--resume"]
-    said = tmp_path / "said"
-    with said.open("wb") as errors:
+    said, result = tmp_path / "said", tmp_path / "result"
+    with said.open("wb") as errors, result.open("wb") as results:
         torchrun = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=errors, env=os.environ | PLAIN
+            command, stdout=results, stderr=errors, env=os.environ | PLAIN
         )
         try:
             _await_steps(job.out, 3)
@@ -121,6 +121,8 @@ def test_torchrun_starts_killed_ranks_again_and_the_run_goes_on(
     assert code == 0, words[-3000:]
     assert f"nothing in {job.out} to go on from: beginning at step 1" in words
     assert "going on after step" in words
+    (line,) = result.read_text().splitlines()  # of one rank alone
+    assert json.loads(line)["ranks"] == RANKS
     metrics, weights, summary = _ended(job.out)
     assert (metrics, weights) == uninterrupted[:2]
     assert summary["bytes_sent"] == uninterrupted[2]["bytes_sent"]
