@@ -56,9 +56,20 @@ def begin(job: Job) -> tuple[Worker, LastGood, Keeper, tuple]:
     return worker, good, keeper, tuple(parts)
 
 
-def losses(rank: int, job: Job, until: int = STEPS) -> list[dict[str, Any]]:
-    """What every step measures, from where the job goes on; the first rank writes."""
+def losses(
+    rank: int, job: Job, until: int = STEPS, nudge: float = 0.0
+) -> list[dict[str, Any]]:
+    """What every step measures, from where the job goes on; the first rank writes.
+
+    Args:
+        nudge: what every weight is moved by before, up or down, as a part of itself.
+    """
     worker, good, keeper, parts = begin(job)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in worker.model.parameters() if nudge else ():
+            ups = torch.rand(weight.shape, generator=generator) < 0.5
+            weight += nudge * weight * (2.0 * ups - 1)
     found = []
     if not rank:
         job.out.mkdir(exist_ok=True)

@@ -100,6 +100,29 @@ def test_eight_bits_go_on_bit_for_bit_too(on, tmp_path):
     assert on(2, losses, resumed)[0] == whole[KEPT_AT:]
 
 
+def test_other_ranks_move_eight_bit_losses_no_farther_than_a_nudge_of_weights(
+    on, tmp_path
+):
+    """Tiles along the tokens are whole on two ranks and on four: 64 and 32 tokens."""
+
+    moved = {}
+    for name, fp8 in (("fp8", preset("tiny").fp8), ("fp32", None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        job = job_in(folder, config=replace(preset("tiny"), fp8=fp8), ranks=2)
+        on(2, losses, job, KEPT_AT)
+        job = replace(job, start=newest(job), checkpoint_every=0)
+        ways = (2, job), (2, job, STEPS, 1e-7), (4, replace(job, ranks=4))
+        plain, *others = (on(n, losses, *rest)[0] for n, *rest in ways)
+        moved[name] = [
+            max(abs(a["loss"] - b["loss"]) for a, b in zip(plain, other, strict=True))
+            for other in others
+        ]
+    assert max(moved["fp32"]) < 1e-6
+    nudged, other = moved["fp8"]
+    assert nudged > 1e-5 and other < 10 * nudged, moved
+
+
 def test_every_number_is_written_once_and_four_for_each_weight(kept):
     for job, _ in kept.values():
         about = checkpoint_files.read_about(newest(job))
