@@ -121,6 +121,37 @@ def test_what_is_graded_stays_and_what_changed_is_graded_again(
     assert second.records[0] == found.records[0]
 
 
+def test_where_nothing_is_left_nothing_is_started(
+    graded, folder, tmp_path, monkeypatch
+):
+    found, out = graded
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    monkeypatch.setattr(run, "opened", None)  # would raise if it were called
+    second = grade(folder, again)
+    assert "All 4 are graded already" in second.said
+    assert (second.records, second.left) == (found.records, {})
+
+
+@pytest.mark.parametrize(
+    ("submissions", "lab", "out", "message"),
+    [
+        ("empty", "99_x", "out", "there is no lab '99_x'; there are: 01_baseline"),
+        ("absent", "99_x", "out", "there is no lab '99_x'; there are: 01_baseline"),
+        ("empty", LAB, "empty/out", "lies among the submissions"),
+        ("empty", LAB, "out", "holds no notebooks"),
+        ("absent", LAB, "out", "is neither a folder nor a notebook"),
+    ],
+)
+def test_wrong_use_is_told_before_the_folder_is_looked_into(
+    submissions, lab, out, message, tmp_path
+):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=message):
+        run.grade_folder(tmp_path / submissions, lab, tmp_path / out)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
 def test_shards_are_the_whole_class_and_nobody_twice(folder, tmp_path):
     parts = [grade(folder, tmp_path / "out", shard=(i, 2), seed=5) for i in (1, 2)]
     names = [r["learner"] for part in parts for r in part.records]

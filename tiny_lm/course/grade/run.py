@@ -31,6 +31,15 @@ from tiny_lm.files import prepare, read_json, write_whole
 MARGIN_S = 60.0  # beyond the sum of a submission's time limits
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a class is graded; a record that was made so is kept."""
+
+    lab: str
+    seed: int
+    reference: bool
+
+
 @dataclass
 class Graded:
     """What came of a folder.
@@ -74,19 +83,25 @@ def grade_folder(
         ValueError: wrong use; nothing has been done then.
     """
     start = time.monotonic()
-    found, other = find(Path(submissions), lab)
     lab_cells = notebook.pristine(lab)
-    found = found[shard[0] - 1 :: shard[1]]
     _require_apart(Path(submissions), out)
-    seed = _seed_of(out, lab, seed)
+    found, other = find(Path(submissions), lab)
+    found = found[shard[0] - 1 :: shard[1]]
+    plan = Plan(lab, _seed_of(out, lab, seed), reference)
+    graded = Graded()
+    if found and all(_kept(plan, one, out) for one in found):
+        say(f"All {len(found)} are graded already and stay as they are.")
+        _collect(plan, found, out, graded)
+        return graded
     theirs = submissions if submissions.is_dir() else submissions.parent
     hidden = [os.path.realpath(x) for x in (theirs, out)]
-    with opened(lab, seed, timeout_s, reference, hidden, lab_run=lab_run) as court:
+    how = {"reference": reference, "hidden": hidden, "lab_run": lab_run}
+    with opened(lab, plan.seed, timeout_s, **how) as court:
         say(f"Grading {len(found)} of {lab}. Protected by: {'; '.join(_words(court))}.")
         if other:
             say(f"Left out, no notebooks: {', '.join(other[:10])}")
-        graded = Graded()
-        _run_all(court, lab_cells, found, out, jobs or os.cpu_count() or 1, graded, say)
+        jobs = jobs or os.cpu_count() or 1
+        _run_all(court, plan, lab_cells, found, out, jobs, graded, say)
     graded.seconds = time.monotonic() - start
     return graded
 
@@ -143,6 +158,7 @@ def _seed_of(out: Path, lab: str, seed: int | None) -> int:
 
 def _run_all(
     court: Court,
+    plan: Plan,
     lab: Notebook,
     found: list[Found],
     out: Path,
@@ -151,7 +167,7 @@ def _run_all(
     say: Callable[[str], object],
 ) -> None:
     """Keep so many judges busy until all is judged."""
-    waiting = [one for one in found if not _kept(court, one, out)]
+    waiting = [one for one in found if not _kept(plan, one, out)]
     if len(waiting) < len(found):
         say(f"{len(found) - len(waiting)} are graded already and stay as they are.")
     running: dict[int, tuple[Found, float, int]] = {}
@@ -178,14 +194,14 @@ def _run_all(
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
         bar.close()
-        _collect(court, found, out, graded)
+        _collect(plan, found, out, graded)
 
 
-def _collect(court: Court, found: list[Found], out: Path, graded: Graded) -> None:
+def _collect(plan: Plan, found: list[Found], out: Path, graded: Graded) -> None:
     """Read what judges have written, and tell it."""
     for one in found:
         file = out / "results" / f"{one.file}.json"
-        if _kept(court, one, out):
+        if _kept(plan, one, out):
             graded.records.append(read_json(file))
         else:
             graded.left[one.learner] = _trouble(out, one)
@@ -193,16 +209,21 @@ def _collect(court: Court, found: list[Found], out: Path, graded: Graded) -> Non
         write_reports(out, [*graded.left])
 
 
-def _kept(court: Court, one: Found, out: Path) -> bool:
+def _kept(plan: Plan, one: Found, out: Path) -> bool:
     """Whether this very submission was graded like this before."""
+    wanted = {
+        "format": records.FORMAT,
+        "lab": plan.lab,
+        "seed": plan.seed,
+        "learner": records.clean(one.learner, 200),
+        "sha256": _sha256(one),
+    }
     try:
         record = read_json(out / "results" / f"{one.file}.json")
-        sha256 = _sha256(one)
-        keys = ("format", "lab", "seed", "learner")
-        frame = records.frame(court, one.learner, "", sha256)
-        same = all(record[key] == frame[key] for key in (*keys, "sha256"))
-        grader, now = record["grader"], frame["grader"]
-        return same and all(grader[k] == now[k] for k in ("checks", "reference"))
+        grader = record["grader"]
+        same = all(record[key] == value for key, value in wanted.items())
+        like = grader["checks"], grader["reference"]
+        return same and like == (records.digest(), plan.reference)
     except (ValueError, KeyError, TypeError):
         return False
 
