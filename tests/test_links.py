@@ -29,7 +29,11 @@ def same(kind, num_ranks, *num_bytes, root=None):
 
 
 def duration(machine, made, ready=0, **options):
-    return Links(Prices(machine), made, **options).collective(made, ready) - ready
+    return take(Links(Prices(machine), made, **options), made, ready) - ready
+
+
+def take(links, made, ready):
+    return links.take(links.plan(made), ready)
 
 
 @pytest.mark.parametrize("p", [2, 3, 4, 8, 64])
@@ -85,7 +89,7 @@ def test_in_series_an_all_to_all_passes_the_network_and_then_nvlink():
     made = calls("all_to_all", rows)
     assert duration(TOY, made, hops="series") == (30 + 5 * 100) + (7 + 50 * 10)
     links = Links(Prices(TOY), made, hops="series")
-    links.collective(made, 0)
+    take(links, made, 0)
     for target in (1, 2):  # both of its ports are kept to the end
         assert links.message(0, target, 1, 0)[0] == 1037
 
@@ -144,14 +148,14 @@ def test_a_tree_reaches_everybody_once_from_any_root():
 def test_the_root_of_a_broadcast_says_which_ports_are_taken():
     for root, busy in ((0, 0), (1, 1)):
         links = Links(Prices(ONE_NODE), range(2))
-        links.collective(same("broadcast", 2, 10, root=root), 0)
+        take(links, same("broadcast", 2, 10, root=root), 0)
         assert links.message(busy, 2, 1, 0)[0] == 107  # its sending port
         assert links.message(1 - busy, 3, 1, 0)[0] == 0
 
 
 def test_a_reduce_takes_the_ports_of_a_broadcast_the_other_way_round():
     links = Links(Prices(ONE_NODE), range(2))
-    links.collective(same("reduce", 2, 10, root=0), 0)
+    take(links, same("reduce", 2, 10, root=0), 0)
     assert links.message(1, 2, 1, 0)[0] == 107
     assert links.message(0, 3, 1, 0)[0] == 0
 
@@ -170,14 +174,14 @@ def test_a_collective_waits_for_busy_ports():
     links = Links(Prices(ONE_NODE), range(4))
     links.message(0, 1, 10, 0)  # until 100
     rows = [(0, 0, 2, 0), (0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 0)]
-    assert links.collective(calls("all_to_all", rows), 50) == 100 + 20 + 7
+    assert take(links, calls("all_to_all", rows), 50) == 100 + 20 + 7
     ringing = same("all_reduce", 4, 4)
-    assert links.collective(ringing, 0) == 120 + 6 * (7 + 10)
+    assert take(links, ringing, 0) == 120 + 6 * (7 + 10)
 
 
 def test_ports_of_an_all_to_all_are_free_as_soon_as_each_is_through():
     links = Links(Prices(ONE_NODE), range(2))
-    links.collective(calls("all_to_all", [(0, 10), (2, 0)]), 0)
+    take(links, calls("all_to_all", [(0, 10), (2, 0)]), 0)
     assert links.message(0, 2, 1, 0)[0] == 100
     assert links.message(1, 3, 1, 0)[0] == 20
 
@@ -188,7 +192,7 @@ def test_a_rank_without_a_tape_sends_back_what_it_gets():
     alone = {0: made[0]}
     assert duration(TOY, alone) == duration(TOY, made) == 30 + 1200
     links = Links(Prices(TOY), alone)
-    links.collective(alone, 0)
+    take(links, alone, 0)
     assert links.message(2, 0, 1, 0)[0] == 1200  # its receiving port was busy too
 
 
@@ -196,26 +200,8 @@ def test_ports_of_a_rank_without_a_tape_are_not_kept():
     """Rank 1 stands for others: what it does with 0 is no trouble of 2's."""
     links = Links(Prices(ONE_NODE), (0, 2))
     one, other = same("reduce", 2, 10, root=0), calls("reduce", [(10,)] * 2, (2, 1), 2)
-    assert links.collective({0: one[0]}, 0) == 107
-    assert links.collective({2: other[2]}, 0) == 107
-
-
-def test_links_keep_different_collectives_apart():
-    """A plan made once is for its kind, group, root and sizes alone."""
-    links, now = Links(Prices(TOY), range(4)), 0
-    for made in (
-        same("all_gather", 2, 4),
-        same("all_gather", 2, 8),  # other sizes
-        same("reduce_scatter", 2, 8),  # another kind
-        calls("reduce_scatter", [(8,)] * 2, group=(1, 2)),  # another group
-        calls("all_to_all", [(0, 8), (0, 0)]),
-        calls("all_to_all", [(0, 8), (9, 0)]),  # other rows of the second rank
-    ):
-        now += 10**6  # all ports are free again
-        assert links.collective(made, now) - now == duration(TOY, made), made
-    links.collective(same("broadcast", 2, 8, root=0), now + 10**6)
-    links.collective(same("broadcast", 2, 8, root=1), now + 2 * 10**6)
-    assert links.message(1, 0, 1, now + 2 * 10**6)[0] == now + 2 * 10**6 + 87
+    assert take(links, {0: one[0]}, 0) == 107
+    assert take(links, {2: other[2]}, 0) == 107
 
 
 def test_rounds_of_thousands_of_ranks_are_planned_at_once():

@@ -26,33 +26,35 @@ from tiny_lm.replay.simulation import replay
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = {"batch_size": 128 * 32}
 
-# Twenty replays of a whole step, in a process without the tests' shape checks, which
-# make each of them eight times as slow.
+# A dozen replays of a whole step and some of a quarter, which has the same weight
+# gradients on their own, in a process without the tests' shape checks: they make each
+# of them several times as slow.
 WHOLE = """
 import pickle, sys, time
 from dataclasses import replace
 from tiny_lm.parallel.v3_step import *
+from tiny_lm.replay.simulation import play_ps
 
 start = time.process_time()
-tapes = deepseek_v3_step()
-found = {part: fit(tapes, part) for part in ("1W", "1F1B")}
+tapes, quarter = deepseek_v3_step(), deepseek_v3_step(batch_size=128 * 32)
+program = Program(tapes, mirror=True)
+found = {"1W": fit(quarter, "1W"), "1F1B": fit(tapes, "1F1B")}
 timelines = {
-    part: replay(tapes, machine(reached=reached), mirror=True)
-    for part, reached in found.items()
+    part: play(program, machine(reached=reached)) for part, reached in found.items()
 }
 rows = {part: compare(timeline) for part, timeline in timelines.items()}
 timeline = timelines["1W"]
 mtp = compare(timeline, replace(deepseek_v3(), num_mtp=1))
 slow = replace(machine(reached=found["1W"]), nvlink_alpha_s=7e-6, network_alpha_s=7e-6)
-alpha = replay(tapes, slow, mirror=True).step_ps / timeline.step_ps
+alpha = play_ps(program, slow) / timeline.step_ps
 parts, step_s = parts_s(timeline), timeline.step_ps / 1e12
-split = fit(tapes, "1W", "split")
-other = replay(tapes, machine(reached=split), mirror=True)
+split = fit(quarter, "1W", "split")
+other = play(program, machine(reached=split))
 readings = {reading: parts_s(timelines["1F1B"], reading) for reading in READINGS}
 split_rows = compare(other, reading="split")
 sheet = replace(machine(), bf16_efficiency=1.0, fp8_efficiency=1.0)
 used = {
-    hops: compare(replay(tapes, sheet, hops=hops, mirror=True))[-1].replayed
+    hops: compare(play(program, sheet, hops=hops))[-1].replayed
     for hops in ("pipelined", "series")
 }
 seconds = time.process_time() - start

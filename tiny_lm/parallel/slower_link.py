@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from tiny_lm.parallel.v3_step import LINKS, PS_PER_S, deepseek_v3_step, machine
 from tiny_lm.replay.links import HOPS
-from tiny_lm.replay.simulation import replay
-from tiny_lm.replay.tape import Tape
+from tiny_lm.replay.program import Program
+from tiny_lm.replay.simulation import play_ps
 
 # Of an H800, and those of them that move bytes; deepseek_v3, section 3.2.2
 PROCESSORS, MOVING = 132, 20
@@ -57,9 +57,9 @@ def answer(reached: float, **choice) -> Answer:
         reached: what `v3_step.fit` found.
         choice: arguments of `deepseek_v3_step`.
     """
-    tapes = deepseek_v3_step(**choice)
+    program = Program(deepseek_v3_step(**choice), mirror=True)
     steps = {
-        (hops, links): _step_s(tapes, links, reached, hops)
+        (hops, links): _step_s(program, links, reached, hops)
         for hops in HOPS
         for links in LINKS
     }
@@ -111,14 +111,13 @@ def processors_s(reached: float, **choice) -> float:
         reached: what `v3_step.fit` found.
         choice: arguments of `deepseek_v3_step`.
     """
-    tapes = deepseek_v3_step(**choice)
+    program = Program(deepseek_v3_step(**choice), mirror=True)
     all_of_them = reached * PROCESSORS / (PROCESSORS - MOVING)
-    slow, fast = (_step_s(tapes, "h800", rate) for rate in (reached, all_of_them))
+    slow, fast = (_step_s(program, "h800", rate) for rate in (reached, all_of_them))
     return slow - fast
 
 
 def _step_s(
-    tapes: list[Tape], links: str, reached: float, hops: str = "pipelined"
+    program: Program, links: str, reached: float, hops: str = "pipelined"
 ) -> float:
-    machine_ = machine(links, reached)
-    return replay(tapes, machine_, hops=hops, mirror=True).step_ps / PS_PER_S
+    return play_ps(program, machine(links, reached), hops=hops) / PS_PER_S

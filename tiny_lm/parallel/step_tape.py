@@ -34,6 +34,7 @@ from tiny_lm.parallel.chunks import (
 )
 from tiny_lm.parallel.plan import Plan, block_of
 from tiny_lm.parallel.schedules import neighbours, parts
+from tiny_lm.replay.program import uncollected
 from tiny_lm.replay.tape import (
     COMM,
     COMPUTE,
@@ -57,6 +58,7 @@ OPTIMIZER = "optimizer"
 UPDATE_BYTES = FP32_BYTES + 2 * FP32_BYTES + 2 * 2 * BF16_BYTES + BF16_BYTES
 
 
+@uncollected()
 def write(plan: Plan, *, every_rank: bool = False) -> list[Tape]:
     """One step's tapes, of the first GPU of each stage: replay them with `mirror=True`.
 

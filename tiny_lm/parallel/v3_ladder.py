@@ -23,7 +23,8 @@ from tiny_lm.parallel.bf16_step import without_turning
 from tiny_lm.parallel.plan import Layout, Plan
 from tiny_lm.parallel.step_tape import write
 from tiny_lm.parallel.v3_step import PS_PER_S, machine
-from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.program import Program
+from tiny_lm.replay.simulation import play_ps
 
 KV_HEADS, D_HEAD = 8, 128  # as LLaMA-3.1 and Qwen2.5 have them
 # Compute of a mixture over that of a dense model as good: 145B of experts against 67B,
@@ -60,5 +61,5 @@ def step_s(
     tapes = write(Plan(config=model, layout=there))
     if model.fp8 is None:
         tapes = [without_turning(tape) for tape in tapes]
-    timeline = replay(tapes, machine(reached=reached), hops=hops, mirror=True)
-    return timeline.step_ps / PS_PER_S
+    program = Program(tapes, mirror=True)
+    return play_ps(program, machine(reached=reached), hops=hops) / PS_PER_S

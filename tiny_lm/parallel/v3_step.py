@@ -25,7 +25,8 @@ The published parts are taken as means over all GPUs, which differ by their plac
 pipeline; the table does not say so. As printed, they sum to 19.90 s and not to 19.926.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
@@ -37,7 +38,8 @@ from tiny_lm.hardware import H100_MEASURED, Machine
 from tiny_lm.parallel.plan import Layout, Plan
 from tiny_lm.parallel.step_tape import WITHIN, write
 from tiny_lm.parts import require
-from tiny_lm.replay.simulation import replay
+from tiny_lm.replay.program import Program
+from tiny_lm.replay.simulation import play
 from tiny_lm.replay.tape import Tape
 from tiny_lm.replay.timeline import COMM, KERNEL, Span, Timeline, union
 
@@ -147,11 +149,11 @@ def parts_s(timeline: Timeline, reading: str = "whole") -> dict[str, float]:
         reading in READINGS, f"unknown reading {reading!r}; there are: whole, split"
     )
     total: Counter[str] = Counter()
-    ranks = [list(spans) for _, spans in groupby(timeline.spans, lambda s: s.rank)]
+    ranks = [_by_part(spans) for _, spans in groupby(timeline.spans, lambda s: s.rank)]
     for spans in ranks:
-        parts = {name: _length(spans, name) for name in PUBLISHED_PARTS_S}
-        within = _length(spans, WITHIN)
-        parts["1B"] = _length(spans, "1B", WITHIN) - within
+        parts = {name: _length(spans[name]) for name in PUBLISHED_PARTS_S}
+        within = _length(spans[WITHIN])
+        parts["1B"] = _length(spans["1B"] + spans[WITHIN]) - within
         parts[READINGS[reading]] += within
         total.update(parts)
     seconds = {name: ps / len(ranks) / PS_PER_S for name, ps in total.items()}
@@ -159,11 +161,17 @@ def parts_s(timeline: Timeline, reading: str = "whole") -> dict[str, float]:
     return {part: seconds[part] for part in PUBLISHED_PARTS_S}
 
 
-def _length(spans: list[Span], *parts: str) -> int:
-    """Picoseconds in which any kernel or transfer of these parts runs."""
-    names = tuple(f"{part}: " for part in parts)
-    mine = (span for span in spans if span.name.startswith(names))
-    return sum(end - start for start, end in union(mine, {KERNEL, COMM}))
+def _by_part(spans: Iterable[Span]) -> Mapping[str, list[Span]]:
+    """Spans by what their names begin with."""
+    parts: defaultdict[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        parts[span.name.partition(": ")[0]].append(span)
+    return parts
+
+
+def _length(spans: list[Span]) -> int:
+    """Picoseconds in which any kernel or transfer of these runs."""
+    return sum(end - start for start, end in union(spans, {KERNEL, COMM}))
 
 
 def fit(tapes: list[Tape], part: str = "1W", reading: str = "whole") -> float:
@@ -182,8 +190,10 @@ def fit(tapes: list[Tape], part: str = "1W", reading: str = "whole") -> float:
         f"unknown part {part!r}; there are: {', '.join(PUBLISHED_PARTS_S)}",
     )
 
+    program = Program(tapes, mirror=True)
+
     def excess_s(slowdown: float) -> float:
-        timeline = replay(tapes, machine(reached=1 / slowdown), mirror=True)
+        timeline = play(program, machine(reached=1 / slowdown))
         return parts_s(timeline, reading)[part] - PUBLISHED_PARTS_S[part]
 
     low, below = 1.0, excess_s(1.0)

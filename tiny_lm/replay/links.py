@@ -82,7 +82,6 @@ class Links:
         self._ranks = frozenset(ranks)  # those with a tape: others' ports are not kept
         self._all_reduce, self._hops = all_reduce, hops
         self._free_ps: dict[int, int] = {}
-        self._plans: dict[tuple, Plan] = {}
 
     def message(
         self, source: int, target: int, num_bytes: int, posted_ps: int
@@ -96,14 +95,14 @@ class Links:
         free[ports[0]] = free[ports[1]] = left
         return start, left, left + self._prices.alpha_ps(link)
 
-    def collective(self, calls: Mapping[int, Collective], ready_ps: int) -> int:
+    def take(self, plan: Plan, ready_ps: int) -> int:
         """Pass what all ranks of a group send; returns when it is done for all.
 
         Args:
-            calls: by global rank, for each rank of the group that has a tape.
+            plan: how the call uses its ports.
             ready_ps: when the last rank arrived.
         """
-        ports, lockstep_ps, alpha_ps = self._plan(calls)
+        ports, lockstep_ps, alpha_ps = plan
         free = self._free_ps
         if lockstep_ps:
             end = lockstep_ps + max(
@@ -117,16 +116,13 @@ class Links:
             last = max(last, end)
         return last + alpha_ps
 
-    def _plan(self, calls: Mapping[int, Collective]) -> Plan:
-        first = next(iter(calls.values()))
-        sizes = tuple(calls[rank].num_bytes for rank in sorted(calls))
-        sizes = sizes if first.kind == "all_to_all" else first.num_bytes
-        key = first.kind, first.group, first.root, sizes
-        if key not in self._plans:
-            self._plans[key] = self._make_plan(calls, first)
-        return self._plans[key]
+    def plan(self, calls: Mapping[int, Collective]) -> Plan:
+        """How a call uses its ports, which is the same each time that it is made.
 
-    def _make_plan(self, calls: Mapping[int, Collective], call: Collective) -> Plan:
+        Args:
+            calls: by global rank, for each rank of the group that has a tape.
+        """
+        call = next(iter(calls.values()))
         group, num_bytes = call.group, sum(call.num_bytes)
         if len(group) == 1:
             return Plan((), 0, 0)

@@ -9,12 +9,15 @@ that nobody marks. What replay still has to find is a circle: everything is call
 in an order in which everybody waits.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tiny_lm.replay.tape import KINDS, Collective, Mark, Receive, Send, Tape, Wait
 
 Calls = dict[tuple[tuple[int, ...], int], dict[int, Collective]]
 Messages = dict[tuple[int, int, int], Send | Receive]
+# Bytes in a call: one entry, but for these; an all-to-all has one for each rank.
+_ENTRIES = {kind: 1 for kind in KINDS if kind != "all_to_all"} | {"barrier": 0}
 
 
 def check(tapes: Sequence[Tape], mirror: bool) -> None:
@@ -39,26 +42,31 @@ def check(tapes: Sequence[Tape], mirror: bool) -> None:
     for tape in sorted(tapes, key=lambda tape: tape.rank):
         _check_events(tape)
         for record in tape.records:
-            if isinstance(record, Collective):
+            kind = type(record)
+            if kind is Collective:
                 _add_call(calls, tape.rank, record)
-            elif isinstance(record, Send):
+            elif kind is Send:
                 _add_message(sends, (tape.rank, record.peer), record)
-            elif isinstance(record, Receive):
+            elif kind is Receive:
                 _add_message(receives, (record.peer, tape.rank), record)
-    for by_rank in calls.values():
-        _check_call(by_rank, set(ranks), mirror)
+    known = set(ranks)
+    wanted = {
+        group: known.intersection(group) if mirror else set(group)
+        for group in {group for group, _ in calls}
+    }
+    for (group, _), by_rank in calls.items():
+        _check_call(by_rank, known, wanted[group])
     _check_messages(sends, receives)
 
 
 def _check_events(tape: Tape) -> None:
-    marked: set[int] = set()
+    marks = [record.event for record in tape.records if type(record) is Mark]
+    marked = set(marks)
+    if len(marked) < len(marks):
+        twice = next(event for event, count in Counter(marks).items() if count > 1)
+        raise ValueError(f"rank {tape.rank} marks event {twice} twice")
     for record in tape.records:
-        if isinstance(record, Mark):
-            if record.event in marked:
-                raise ValueError(f"rank {tape.rank} marks event {record.event} twice")
-            marked.add(record.event)
-    for record in tape.records:
-        if isinstance(record, Wait) and record.event not in marked:
+        if type(record) is Wait and record.event not in marked:
             raise ValueError(
                 f"rank {tape.rank}, stream {record.stream!r} waits for event "
                 f"{record.event}, which nothing on this rank marks"
@@ -67,37 +75,39 @@ def _check_events(tape: Tape) -> None:
 
 def _add_call(calls: Calls, rank: int, call: Collective) -> None:
     by_rank = calls.setdefault((call.group, call.sequence), {})
-    where = f"rank {rank}, call {call.sequence} of group {call.group}"
+    wanted = _ENTRIES.get(call.kind, len(call.group))
+    found = len(call.num_bytes)
     if call.kind not in KINDS:
-        raise ValueError(f"{where}: {call.kind!r} is not one of {', '.join(KINDS)}")
-    if rank not in call.group:
-        raise ValueError(f"{where}: the rank is not in the group")
-    if rank in by_rank:
-        raise ValueError(f"{where} is on the tape twice")
-    wanted = {"all_to_all": len(call.group), "barrier": 0}.get(call.kind, 1)
-    if len(call.num_bytes) != wanted:
-        raise ValueError(
-            f"{where}: {call.kind} wants {wanted} entries of bytes, "
-            f"got {len(call.num_bytes)}"
-        )
-    by_rank[rank] = call
+        wrong = f": {call.kind!r} is not one of {', '.join(KINDS)}"
+    elif rank not in call.group:
+        wrong = ": the rank is not in the group"
+    elif rank in by_rank:
+        wrong = " is on the tape twice"
+    elif found != wanted:
+        wrong = f": {call.kind} wants {wanted} entries of bytes, got {found}"
+    else:
+        by_rank[rank] = call
+        return
+    raise ValueError(f"rank {rank}, call {call.sequence} of group {call.group}{wrong}")
 
 
-def _check_call(by_rank: dict[int, Collective], ranks: set[int], mirror: bool) -> None:
+def _check_call(
+    by_rank: dict[int, Collective], ranks: set[int], wanted: set[int]
+) -> None:
     first, call = next(iter(by_rank.items()))
     for rank, other in by_rank.items():
-        if _meaning(other) != _meaning(call):
+        if other is not call and _meaning(other) != _meaning(call):
             raise ValueError(
                 f"call {call.sequence} of group {call.group} differs: rank {first} "
                 f"makes {_describe(call)}, rank {rank} makes {_describe(other)}"
             )
-    for rank in call.group:
-        if rank not in by_rank and (rank in ranks or not mirror):
-            lacks = "never makes it" if rank in ranks else "has no tape"
-            raise ValueError(
-                f"rank {first} waits in call {call.sequence} of group {call.group}, "
-                f"{_describe(call)}, for rank {rank}, which {lacks}"
-            )
+    if len(by_rank) < len(wanted):
+        rank = next(r for r in call.group if r in wanted and r not in by_rank)
+        lacks = "never makes it" if rank in ranks else "has no tape"
+        raise ValueError(
+            f"rank {first} waits in call {call.sequence} of group {call.group}, "
+            f"{_describe(call)}, for rank {rank}, which {lacks}"
+        )
 
 
 def _meaning(call: Collective) -> tuple:
@@ -113,13 +123,18 @@ def _describe(call: Collective) -> str:
 
 
 def _add_message(found: Messages, ends: tuple[int, int], message: Send | Receive):
-    kind = type(message).__name__.lower()
-    where = f"{kind} {message.sequence} from rank {ends[0]} to rank {ends[1]}"
+    key = (*ends, message.sequence)
     if ends[0] == ends[1]:
-        raise ValueError(f"{where}: a rank sends itself nothing")
-    if (*ends, message.sequence) in found:
-        raise ValueError(f"{where} is on the tape twice")
-    found[(*ends, message.sequence)] = message
+        wrong = ": a rank sends itself nothing"
+    elif key in found:
+        wrong = " is on the tape twice"
+    else:
+        found[key] = message
+        return
+    kind = type(message).__name__.lower()
+    raise ValueError(
+        f"{kind} {message.sequence} from rank {ends[0]} to rank {ends[1]}{wrong}"
+    )
 
 
 def _check_messages(sends: Messages, receives: Messages) -> None:

@@ -23,24 +23,25 @@ What replay leaves out, all of which makes a real step slower or less even:
 It was checked against closed forms and by hand, not against a profile of real GPUs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
 from tiny_lm.hardware import Machine
-from tiny_lm.replay.links import ALL_REDUCES, HOPS, Links
-from tiny_lm.replay.match import check
+from tiny_lm.replay.links import ALL_REDUCES, HOPS, Links, Plan
 from tiny_lm.replay.prices import Prices
-from tiny_lm.replay.tape import (
-    Collective,
-    Kernel,
-    Mark,
-    Receive,
-    Record,
-    Send,
-    Tape,
-    Wait,
+from tiny_lm.replay.program import (
+    CALL,
+    MARK,
+    RUN,
+    SEND,
+    WAIT,
+    Program,
+    Step,
+    uncollected,
 )
-from tiny_lm.replay.timeline import COMM, KERNEL, WAIT, Span, Timeline
+from tiny_lm.replay.tape import Collective, Receive, Tape, Wait
+from tiny_lm.replay.timeline import COMM, KERNEL, Span, Timeline
+from tiny_lm.replay.timeline import WAIT as WAITING
 
 
 def replay(
@@ -65,171 +66,204 @@ def replay(
         ValueError: tapes that do not fit together (`match.check`) or that wait for each
             other in a circle; a figure that the machine lacks; an unknown algorithm.
     """
-    if all_reduce not in ALL_REDUCES:
-        raise ValueError(f"all_reduce must be ring or tree, got {all_reduce!r}")
-    if hops not in HOPS:
-        raise ValueError(f"hops must be pipelined or series, got {hops!r}")
-    tapes = list(tapes)
-    check(tapes, mirror)
-    prices = Prices(machine)
-    links = Links(prices, (tape.rank for tape in tapes), all_reduce, hops)
-    streams = _Replay(tapes, prices, links).run()
-    spans = tuple(span for stream in streams for span in stream.spans)
-    step_ps = max((stream.now_ps for stream in streams), default=0)
-    return Timeline(machine.name, spans, step_ps)
+    _check_ways(all_reduce, hops)
+    program = Program(tapes, mirror=mirror)
+    return play(program, machine, all_reduce=all_reduce, hops=hops)
+
+
+@uncollected()
+def play(
+    program: Program,
+    machine: Machine,
+    *,
+    all_reduce: str = "ring",
+    hops: str = "pipelined",
+) -> Timeline:
+    """The timeline of tapes that were checked and sorted before, for many machines.
+
+    Args and raises: as of `replay`.
+    """
+    played = _Replay(program, machine, all_reduce, hops)
+    step_ps = played.run()
+    return Timeline(machine.name, tuple(played.spans()), step_ps)
+
+
+@uncollected()
+def play_ps(
+    program: Program,
+    machine: Machine,
+    *,
+    all_reduce: str = "ring",
+    hops: str = "pipelined",
+) -> int:
+    """Picoseconds of the step alone: the timeline's `step_ps`, with no span made.
+
+    Args and raises: as of `replay`.
+    """
+    return _Replay(program, machine, all_reduce, hops).run()
 
 
 class _Stream:
     """One FIFO of one rank: what is to do, how far it is, and what it did."""
 
-    __slots__ = ("name", "now_ps", "place", "rank", "records", "spans")
+    __slots__ = ("did", "name", "now_ps", "place", "rank", "steps")
 
-    def __init__(self, rank: int, name: str) -> None:
-        self.rank, self.name = rank, name
-        self.records: list[Record] = []
-        self.spans: list[Span] = []
+    def __init__(self, rank: int, name: str, steps: list[Step]) -> None:
+        self.rank, self.name, self.steps = rank, name, steps
         self.place = self.now_ps = 0
+        # What took time: the step, when it began, was let in, and ended. A run's end
+        # follows from its kernels.
+        self.did: list[tuple] = []
 
-    def add(self, name: str, end_ps: int, kind: str) -> None:
-        """A span from now to the end; one of no length is not drawn."""
-        if end_ps > self.now_ps:
-            start_ps, self.now_ps = self.now_ps, end_ps
-            self.spans.append(Span(self.rank, self.name, name, start_ps, end_ps, kind))
+    def passed(self, let_in_ps: int, end_ps: int) -> None:
+        """The transfer at this place is through: the stream waited, and then it ran."""
+        self.did.append((self.steps[self.place], self.now_ps, let_in_ps, end_ps))
+        self.now_ps = max(self.now_ps, let_in_ps, end_ps)
+        self.place += 1
 
 
 class _Replay:
-    """The state of one replay; every handler says whether its stream goes on."""
+    """The state of one replay."""
 
-    def __init__(self, tapes: list[Tape], prices: Prices, links: Links) -> None:
-        self._prices, self._links = prices, links
-        self._with_tape = {tape.rank for tape in tapes}
-        self._wanted: dict[tuple[int, ...], int] = {}  # group: how many have to come
-        self._streams = _split(tapes)
-        self._events: dict[tuple[int, int], int] = {}  # (rank, event): when
-        self._sleepers: dict[tuple, list[_Stream]] = {}  # what is waited for: who
+    def __init__(
+        self, program: Program, machine: Machine, all_reduce: str, hops: str
+    ) -> None:
+        _check_ways(all_reduce, hops)
+        self._prices = Prices(machine)
+        self._links = Links(self._prices, program.ranks, all_reduce, hops)
+        self._runs, self._wanted = program.runs, program.wanted
+        self._run_ps: list[int | None] = [None] * len(program.runs)
+        self._plans: dict[tuple[int, ...], Plan] = {}  # shapes: how they pass
+        self._streams = [_Stream(*key, do) for key, do in program.streams.items()]
+        self._happened: list[int | None] = [None] * program.num_events  # when
+        self._sleepers: dict[int | tuple, list[_Stream]] = {}  # waited for: who
         self._arrived: dict[tuple, list[_Stream]] = {}  # (group, number): who is there
         self._sent: dict[tuple, tuple[int, int]] = {}  # message: starts, is there
         self._ready: list[tuple] = []  # transfers by the time at which they may start
-        self._do: dict[type, Callable[[_Stream, Record], bool]] = {
-            Kernel: self._kernel,
-            Mark: self._mark,
-            Wait: self._wait,
-            Collective: self._collective,
-            Send: self._send,
-            Receive: self._receive,
-        }
 
-    def run(self) -> list[_Stream]:
-        """Go on until all streams are through."""
+    def run(self) -> int:
+        """Go on until all streams are through; when the last of them is."""
         for stream in self._streams:
             self._go_on(stream)
         while self._ready:
-            _, key, streams = heappop(self._ready)
-            (self._pass_message if key[0] else self._pass_collective)(key, streams)
-        stuck = [s for s in self._streams if s.place < len(s.records)]
+            ready_ps, kind, key, streams = heappop(self._ready)
+            if kind == CALL:
+                self._pass_collective(streams, ready_ps)
+            else:
+                self._pass_message(key, *streams)
+        stuck = [s for s in self._streams if s.place < len(s.steps)]
         if stuck:
             raise ValueError(_circle(stuck, self._arrived))
-        return self._streams
+        return max((stream.now_ps for stream in self._streams), default=0)
+
+    def spans(self) -> Iterator[Span]:
+        """What each stream did; what took no time is not drawn."""
+        for stream in self._streams:
+            rank, name = stream.rank, stream.name
+            for (kind, what, record, _), now, *ends in stream.did:
+                if kind == RUN:
+                    for kernel in self._runs[what]:
+                        end = now + self._prices.kernel_ps(*kernel[1:4])
+                        if end > now:
+                            yield Span(rank, name, kernel.name, now, end, KERNEL)
+                        now = end
+                    continue
+                for end, how in zip(ends, (WAITING, COMM), strict=True):
+                    if end > now:
+                        yield Span(rank, name, record.name, now, end, how)
+                        now = end
 
     def _go_on(self, stream: _Stream) -> None:
         """Run one stream as far as it gets, and then those that it woke."""
         awake = [stream]
-        do = self._do
+        happened, sleepers, run_ps = self._happened, self._sleepers, self._run_ps
         while awake:
             stream = awake.pop()
-            records = stream.records
-            while stream.place < len(records):
-                record = records[stream.place]
-                if not do[type(record)](stream, record):
-                    break
-                stream.place += 1
-                if type(record) is Mark and self._sleepers:
-                    key = stream.rank, record.event
-                    awake.extend(self._sleepers.pop(key, ()))
+            steps, place, now = stream.steps, stream.place, stream.now_ps
+            while place < len(steps):
+                step = steps[place]
+                kind, what, _, _ = step
+                if kind == RUN:
+                    takes_ps = run_ps[what]
+                    if takes_ps is None:
+                        takes_ps = self._price(what)
+                    stream.did.append((step, now))
+                    now += takes_ps
+                elif kind == WAIT:
+                    then = happened[what]
+                    if then is None:
+                        sleepers.setdefault(what, []).append(stream)
+                        break
+                    if then > now:
+                        now = then
+                elif kind == MARK:
+                    happened[what] = now
+                    if what in sleepers:
+                        awake += sleepers.pop(what)
+                else:
+                    stream.now_ps, stream.place = now, place
+                    if not self._transfer(stream, step):
+                        break
+                    now = stream.now_ps
+                place += 1
+            stream.now_ps, stream.place = now, place
 
-    def _kernel(self, stream: _Stream, kernel: Kernel) -> bool:
-        _, flops, num_bytes, precision, _ = kernel
-        price = self._prices.kernel_ps(flops, num_bytes, precision)
-        stream.add(kernel.name, stream.now_ps + price, KERNEL)
-        return True
+    def _price(self, run: int) -> int:
+        """What the kernels of a run take together."""
+        price = self._prices.kernel_ps
+        self._run_ps[run] = sum(price(*kernel[1:4]) for kernel in self._runs[run])
+        return self._run_ps[run]
 
-    def _mark(self, stream: _Stream, mark: Mark) -> bool:
-        self._events[stream.rank, mark.event] = stream.now_ps
-        return True
-
-    def _wait(self, stream: _Stream, wait: Wait) -> bool:
-        key = stream.rank, wait.event
-        happened_ps = self._events.get(key)
-        if happened_ps is None:
-            self._sleepers.setdefault(key, []).append(stream)
-            return False
-        stream.now_ps = max(stream.now_ps, happened_ps)
-        return True
-
-    def _collective(self, stream: _Stream, call: Collective) -> bool:
-        key = call.group, call.sequence
-        here = self._arrived.setdefault(key, [])
-        here.append(stream)
-        if call.group not in self._wanted:
-            self._wanted[call.group] = len(self._with_tape.intersection(call.group))
-        if len(here) == self._wanted[call.group]:
-            del self._arrived[key]
-            ready_ps = max(stream.now_ps for stream in here)
-            heappush(self._ready, (ready_ps, (0, *key), here))
+    def _transfer(self, stream: _Stream, step: Step) -> bool:
+        """Get ready for a transfer; whether the stream can go on at once."""
+        kind, what, _, _ = step
+        if kind == CALL:
+            here = self._arrived.setdefault(what, [])
+            here.append(stream)
+            if len(here) == self._wanted[what[0]]:
+                del self._arrived[what]
+                ready_ps = max([other.now_ps for other in here])
+                heappush(self._ready, (ready_ps, CALL, what, here))
+        elif kind == SEND:
+            heappush(self._ready, (stream.now_ps, SEND, what, [stream]))
+        elif what in self._sent:
+            stream.passed(*self._sent.pop(what))
+            return True
+        else:
+            self._sleepers.setdefault(what, []).append(stream)
         return False
 
-    def _pass_collective(self, key: tuple, here: list[_Stream]) -> None:
-        ready_ps = max(stream.now_ps for stream in here)
-        calls = {stream.rank: stream.records[stream.place] for stream in here}
-        end_ps = self._links.collective(calls, ready_ps)
+    def _pass_collective(self, here: list[_Stream], ready_ps: int) -> None:
+        here.sort(key=lambda stream: stream.rank)
+        steps = [stream.steps[stream.place] for stream in here]
+        shapes = tuple([step[3] for step in steps])
+        if shapes not in self._plans:
+            calls = {s.rank: step[2] for s, step in zip(here, steps, strict=True)}
+            self._plans[shapes] = self._links.plan(calls)
+        end_ps = self._links.take(self._plans[shapes], ready_ps)
         for stream in here:
-            name = calls[stream.rank].name
-            stream.add(name, ready_ps, WAIT)
-            stream.add(name, end_ps, COMM)
-            stream.place += 1
+            stream.passed(ready_ps, end_ps)
         for stream in here:
             self._go_on(stream)
 
-    def _send(self, stream: _Stream, send: Send) -> bool:
-        key = 1, (stream.rank, send.peer), send.sequence
-        heappush(self._ready, (stream.now_ps, key, [stream]))
-        return False
-
-    def _pass_message(self, key: tuple, sender: list[_Stream]) -> None:
-        (stream,) = sender
-        send = stream.records[stream.place]
-        _, ends, sequence = key
+    def _pass_message(self, key: tuple, stream: _Stream) -> None:
+        source, target, _ = key
+        send = stream.steps[stream.place][2]
         start_ps, left_ps, there_ps = self._links.message(
-            *ends, send.num_bytes, stream.now_ps
+            source, target, send.num_bytes, stream.now_ps
         )
-        stream.add(send.name, left_ps, COMM)
-        stream.place += 1
-        self._sent[ends, sequence] = start_ps, there_ps
+        stream.passed(stream.now_ps, left_ps)
+        self._sent[key] = start_ps, there_ps
         self._go_on(stream)
-        for receiver in self._sleepers.pop((ends, sequence), ()):
+        for receiver in self._sleepers.pop(key, ()):
             self._go_on(receiver)
 
-    def _receive(self, stream: _Stream, receive: Receive) -> bool:
-        key = (receive.peer, stream.rank), receive.sequence
-        if key not in self._sent:
-            self._sleepers.setdefault(key, []).append(stream)
-            return False
-        start_ps, there_ps = self._sent.pop(key)
-        stream.add(receive.name, start_ps, WAIT)
-        stream.add(receive.name, there_ps, COMM)
-        return True
 
-
-def _split(tapes: list[Tape]) -> list[_Stream]:
-    """One FIFO for each stream of each rank, by rank and name."""
-    streams: dict[tuple[int, str], _Stream] = {}
-    for tape in tapes:
-        for record in tape.records:
-            key = tape.rank, record.stream
-            if key not in streams:
-                streams[key] = _Stream(*key)
-            streams[key].records.append(record)
-    return [streams[key] for key in sorted(streams)]
+def _check_ways(all_reduce: str, hops: str) -> None:
+    if all_reduce not in ALL_REDUCES:
+        raise ValueError(f"all_reduce must be ring or tree, got {all_reduce!r}")
+    if hops not in HOPS:
+        raise ValueError(f"hops must be pipelined or series, got {hops!r}")
 
 
 def _circle(stuck: list[_Stream], arrived: dict[tuple, list[_Stream]]) -> str:
@@ -241,14 +275,14 @@ def _circle(stuck: list[_Stream], arrived: dict[tuple, list[_Stream]]) -> str:
 
 
 def _who_waits(stream: _Stream, arrived: dict[tuple, list[_Stream]]) -> str:
-    record = stream.records[stream.place]
+    _, what, record, _ = stream.steps[stream.place]
     who = f"rank {stream.rank}, stream {stream.name!r} waits "
     if isinstance(record, Wait):
         return f"{who}for event {record.event}"
     if isinstance(record, Receive):
         return f"{who}for message {record.sequence} from rank {record.peer}"
     assert isinstance(record, Collective)
-    here = {other.rank for other in arrived[record.group, record.sequence]}
+    here = {other.rank for other in arrived[what]}
     absent = ", ".join(str(rank) for rank in record.group if rank not in here)
     call = f"{record.kind} {record.name!r}, call {record.sequence}"
     return f"{who}in {call} of group {record.group}, for rank {absent}"
