@@ -12,7 +12,7 @@ import torch
 
 from tiny_lm import data
 from tiny_lm.course.experiments import __main__ as command
-from tiny_lm.course.experiments import attentions, fp8_plan, plan
+from tiny_lm.course.experiments import attentions, fp8_plan, gradients, plan, tensors
 from tiny_lm.course.experiments.corpus import Sources
 from tiny_lm.course.experiments.fp8_results import (
     branches,
@@ -64,6 +64,11 @@ def recorded(tmp_path_factory) -> Iterator[Path]:
     some = {name: fp8_plan.ladder()[name] for name in ("wire", "no masters")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fp8_plan, "ladder", lambda: some)
+        few = {name: tensors.WAYS[name] for name in ("e5m2 tensor", "mxfp8")}
+        patch.setattr(tensors, "WAYS", few)
+        for module in (tensors, gradients):
+            patch.setattr(module, "SEQUENCES", 2)
+        patch.setattr(gradients, "BATCHES", 2)
         session(folder).record(FP8_NAMES)
         yield folder
 

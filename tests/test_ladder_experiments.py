@@ -4,21 +4,15 @@ import json
 import math
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import pytest
 
-from tiny_lm import costs, data, ladder
+from tiny_lm import costs, ladder
 from tiny_lm.config import tiny_dense
-from tiny_lm.course.experiments import ladder_plan, ladder_prices, ladder_results, read
-from tiny_lm.course.experiments.corpus import Sources
+from tiny_lm.course.experiments import ladder_plan, ladder_results, read
 from tiny_lm.course.experiments.ladder_plan import Scale
-from tiny_lm.course.experiments.ladder_prices import trained_weights
 from tiny_lm.course.experiments.ladder_results import Assumptions, Estimate, Findings
-from tiny_lm.course.experiments.ladder_runs import results
-from tiny_lm.course.experiments.pool import Pool
-from tiny_lm.course.experiments.records import LADDER_NAMES, Store, Text
-from tiny_lm.data import Corpus, Document
+from tiny_lm.course.experiments.records import LADDER_NAMES
 from tiny_lm.parallel import v3_ladder, v3_step
 
 SCALE, TOY = Scale(), Scale.toy()
@@ -198,71 +192,6 @@ def test_each_assumption_changes_the_price():
 def test_a_difference_counts_beyond_student_s_t(error, said):
     assert Estimate(1.1, error, 5).differs_from(1.0) is said
     assert not Estimate(1.1, 0.01, 2).differs_from(1.0)
-
-
-# --- end to end at toy length ---
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory) -> tuple[Path, dict]:
-    folder = tmp_path_factory.mktemp("ladder")
-    texts = (f"def word_{n}():\n    return {n}  # word\n" * 19 for n in range(80))
-    documents = (Document(f"{n}.py", text.encode()) for n, text in enumerate(texts))
-    sources = Sources(Corpus("made up", tuple(documents)), {"made_up": "1"})
-    parts = data.split(sources.corpus, min_bytes=129)
-    store = Store(folder, Text.of(sources, *map(len, parts)), "fp32")
-    pool = Pool(store, parts, "cpu", "a commit", progress=False)
-    plain, eight = (
-        {name: some[name] for name in names}
-        for some, names in (
-            (ladder_plan.plain_arms(), ("dense", "moe")),
-            (ladder_plan.fp8_arms(), ("fp8",)),
-        )
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (ladder_plan, ladder_prices):
-            patch.setattr(module, "plain_arms", lambda: plain)
-            patch.setattr(module, "fp8_arms", lambda: eight)
-        patch.setattr(ladder_prices, "v3_steps", dict)
-        patch.setattr(ladder, "SEQUENCES", 8)
-        patch.setattr(ladder, "SEQ_LEN", 32)
-        patch.setattr(ladder_prices, "SLOWER", (1.0,))
-        patch.setattr(ladder_prices, "WAYS", {"": 1, " overlap": 2})
-        patch.setattr(ladder, "subsets", lambda: [(), ("moe", "overlap")])
-        found = list(results({"cost_ladder"}, TOY, pool))
-    return folder, {result["name"]: result for result in found}
-
-
-def test_the_ladder_brings_all_its_records(recorded):
-    folder, found = recorded
-    assert tuple(found) == LADDER_NAMES
-    assert found["cost_ladder_rates"]["missing"] == []
-    assert len(found["cost_ladder_lengths"]["runs"]) == 2 * 2 * 2
-    assert len(found["cost_ladder_fp8"]["runs"]) == 2
-    assert set(found["cost_ladder"]["cost"]) == {"", "moe overlap"}
-    for run in found["cost_ladder_lengths"]["runs"]:
-        assert run["steps"] == [run["training"]["steps"]]
-
-
-def test_prices_are_there_for_every_step_and_both_ends(recorded):
-    _, found = recorded
-    steps = found["cost_ladder_prices"]["prices"]
-    ways = ("", " overlap")
-    assert set(steps) == {"dense", "fp8"} | {"moe" + way for way in ways}
-    for name, routings in steps.items():
-        assert set(routings) == ({"trained", "fresh"} if "moe" in name else {"trained"})
-        for links, by_hops in product(routings.values(), ("pipelined", "series")):
-            assert all(us > 0 for us in links["1"][by_hops])
-    at_once, in_turn = (steps["moe" + way]["trained"]["1"] for way in ways[:2])
-    assert in_turn["pipelined"][0] < at_once["pipelined"][0] < at_once["series"][0]
-
-
-def test_without_the_weights_of_a_mixture_nothing_is_priced(recorded, tmp_path):
-    folder, _ = recorded
-    store = Store(tmp_path, Text("made up", 0, 0, 0, "another", {}), "fp32")
-    with pytest.raises(ValueError, match="no record"):
-        trained_weights(TOY, store)
-    assert any(path.suffix == ".safetensors" for path in folder.iterdir())
 
 
 # --- what is kept ---

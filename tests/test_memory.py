@@ -38,23 +38,14 @@ def test_memory_that_is_kept_costs_no_new_pages():
     assert _faults("keep") < 1000 < _faults("default")
 
 
-def test_settling_leaves_what_exists_out_of_collections():
+def test_what_exists_is_left_out_of_collections_for_a_while_or_for_good():
     code = (
         "import gc\nimport torch\nfrom tiny_lm import memory\n"
+        "with memory.settled():\n    print(gc.get_freeze_count())\n"
+        "print(gc.get_freeze_count())\n"
         "memory.settle()\nprint(gc.get_freeze_count())"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) > 10_000
-
-
-def test_what_is_settled_for_a_while_is_collected_again_afterwards():
-    code = (
-        "import gc\nimport torch\nfrom tiny_lm import memory\n"
-        "with memory.settled():\n    print(gc.get_freeze_count())\n"
-        "print(gc.get_freeze_count())"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    inside, after = map(int, done.stdout.split())
-    assert inside > 10_000 and after == 0
+    inside, after, for_good = map(int, done.stdout.split())
+    assert inside > 10_000 and after == 0 and for_good > 10_000

@@ -8,6 +8,7 @@ import pytest
 
 from tiny_lm import twins
 from tiny_lm.config import preset
+from tiny_lm.gpus.launch import Cluster
 from tiny_lm.hardware import H100_MEASURED, machine
 from tiny_lm.replay import specs
 from tiny_lm.replay.prices import Prices
@@ -19,13 +20,24 @@ LAYERS = [1, 2, 3]
 
 
 @pytest.fixture(scope="module")
-def tapes():
-    return twins.record_tapes(preset("tiny"))
+def gpus():
+    with Cluster(twins.NUM_RANKS) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
-def real():
-    return twins.v3_layer_work(twins.record_tapes(twins.narrow_v3()), H800)
+def tapes(gpus):
+    return twins.record_tapes(preset("tiny"), gpus=gpus)
+
+
+@pytest.fixture(scope="module")
+def narrow(gpus):
+    return twins.record_tapes(twins.narrow_v3(), gpus=gpus)
+
+
+@pytest.fixture(scope="module")
+def real(narrow):
+    return twins.v3_layer_work(narrow, H800)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +59,9 @@ def test_a_layer_of_v3_has_the_flops_of_the_published_count(real):
     assert real.flops == pytest.approx(weighted, rel=0.001)
 
 
-def test_memory_traffic_grows_with_the_width_and_launches_do_not(real):
-    wider = twins.v3_layer_work(twins.record_tapes(twins.narrow_v3(8)), H800, by=8)
+def test_memory_traffic_grows_with_the_width_and_launches_do_not(real, gpus):
+    tapes = twins.record_tapes(twins.narrow_v3(8), gpus=gpus)
+    wider = twins.v3_layer_work(tapes, H800, by=8)
     assert wider.memory_bytes == pytest.approx(real.memory_bytes, rel=0.06)
     assert wider.launches == real.launches
     assert wider.messages == real.messages
@@ -102,10 +115,10 @@ def test_so_it_does_with_other_nodes(tapes, real, gpus_per_node):
     assert twins.exchange_s(tapes, LAYERS, twin) == pytest.approx(seconds, rel=0.01)
 
 
-def test_what_is_kept_of_the_twin_is_what_is_derived(tapes, real):
+def test_what_is_kept_of_the_twin_is_what_is_derived(tapes, narrow):
     """The last digits differ between processors, as the routing does."""
     kept = json.loads(specs.TWIN.read_text(encoding="utf-8"))
-    wanted = twins.derive_kept()
+    wanted = twins.derive_kept(tapes, narrow)
     by = wanted.pop("factors")
     say = "run `python -m tiny_lm.twins`: the work of a step, or a rate, has changed"
     assert kept.pop("factors") == pytest.approx(by, rel=0.02), say

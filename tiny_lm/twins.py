@@ -56,13 +56,17 @@ def record_tapes(
     num_ranks: int = NUM_RANKS,
     sequences: int = SEQUENCES,
     seq_len: int = SEQ_LEN,
+    *,
+    gpus: launch.Cluster | None = None,
 ) -> list[Tape]:
     """One training step of a fresh model on every rank: the second, the first warms up.
 
     Args:
         sequences: in the batch, over all ranks.
+        gpus: a cluster of so many ranks that is warm already; by default a new one.
     """
-    return launch.run_ranks(num_ranks, _record, config, sequences, seq_len)
+    call = _record, config, sequences, seq_len
+    return gpus.run(*call) if gpus else launch.run_ranks(num_ranks, *call)
 
 
 def _record(rank: int, config: ModelConfig, sequences: int, seq_len: int) -> Tape:
@@ -227,12 +231,17 @@ def derive_twin(
     return scaled_twin(base, by, gpus_per_node=gpus_per_node)
 
 
-def derive_kept() -> dict[str, Any]:
-    """What `replay.specs` keeps of the twin of `tiny`, from freshly recorded steps."""
+def derive_kept(small: Sequence[Tape], narrow: Sequence[Tape]) -> dict[str, Any]:
+    """What `replay.specs` keeps of the twin of `tiny`.
+
+    Args:
+        small: freshly recorded tapes of `tiny`.
+        narrow: those of `narrow_v3()`.
+    """
     machine, config = specs.real("h800"), tiny()
     layers = range(config.num_dense_layers, config.num_layers)
-    real = v3_layer_work(record_tapes(narrow_v3()), machine)
-    by = derive_factors(record_tapes(config), layers, real, machine, GPUS_PER_NODE)
+    real = v3_layer_work(narrow, machine)
+    by = derive_factors(small, layers, real, machine, GPUS_PER_NODE)
     return {
         "of": f"{config.name}, {NUM_RANKS} ranks, {SEQUENCES} x {SEQ_LEN} tokens",
         "machine": machine.name,
@@ -266,5 +275,7 @@ def _bf16_rate(machine: Machine) -> float:
 
 
 if __name__ == "__main__":
-    write_whole(specs.TWIN, to_json(derive_kept(), indent=2) + "\n")
+    with launch.Cluster(NUM_RANKS) as warm:
+        fresh = [record_tapes(config, gpus=warm) for config in (tiny(), narrow_v3())]
+    write_whole(specs.TWIN, to_json(derive_kept(*fresh), indent=2) + "\n")
     print(f"wrote {specs.TWIN}")
