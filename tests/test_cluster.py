@@ -284,7 +284,10 @@ def test_after_ctrl_c_the_next_run_works_and_nothing_is_left(short_path):
     ) as program:
         pids = [int(program.stdout.readline()) for _ in range(2)]
         program.send_signal(signal.SIGINT)
-        out, errors = program.communicate(timeout=60)
+        try:
+            out, errors = program.communicate(timeout=60)
+        finally:
+            program.kill()  # or the `with` would wait as long as its ranks sleep
     stopped, later = out.splitlines()
     assert (program.returncode, stopped, errors) == (0, "stopped [0, 1]", "")
     assert _gone(pids + [int(pid) for pid in later.split()])

@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from kept_runs import PLAIN
 
 from tiny_lm import __main__ as command
 from tiny_lm import console
@@ -19,6 +21,7 @@ def _tiny_lm(*args: str | Path) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         timeout=180,
+        env=os.environ | PLAIN,  # as a user has it; test_train.py checks shapes
     )
 
 
@@ -28,7 +31,7 @@ def trained(tmp_path_factory) -> tuple[Path, dict, subprocess.CompletedProcess]:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "text.txt").write_text("the cat sat on the mat. " * 400)
     out = folder / "run"
-    size = ("--steps", 4, "--batch-size", 4, "--seq-len", 32)
+    size = ("--steps", 4, "--batch-size", 4, "--seq-len", 16)
     result = _tiny_lm(
         "train", "--data", folder / "text.txt", "--out", out, *size, "--json"
     )

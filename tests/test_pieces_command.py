@@ -1,11 +1,13 @@
 """`python -m tiny_lm train --pieces`: whose they are, what is wrong, and then a run."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+from kept_runs import PLAIN
 from piece_styles import put, short, small, sources
 
 from tiny_lm import generate, runs
@@ -110,7 +112,9 @@ def test_torchrun_s_ranks_train_on_what_the_first_has_checked(folder):
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     line += ["--nproc-per-node", "2", "-m", "tiny_lm", "train", "--json", *SIZE]
     line += ["--pieces", "kept", "--out", "run"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=180, env=os.environ | PLAIN
+    )
     assert done.returncode == 0, done.stderr
     (summary,) = (x for x in done.stdout.splitlines() if x.startswith("{"))
     assert json.loads(summary)["pieces"]["yours"] == ["moe.gate", "fp8.linear"]

@@ -10,7 +10,7 @@ from tiny_lm.course.assembly.child import WIDTH
 from tiny_lm.course.assembly.kept import gather
 from tiny_lm.course.assembly.verify import Limits
 
-SOON = Limits(work_s=1, wait_s=8.0)
+SOON = Limits(work_s=1, wait_s=4.0)
 SCALE = "def update_bias(bias, load, rate):\n"
 WRONG = {
     "baseline.attention": (
@@ -33,7 +33,7 @@ WRONG = {
     ),
     "mla.expand": (
         "import time\ndef expand(*given):\n    time.sleep(1000)\n",
-        "does not return: nothing came in 8 seconds",
+        "does not return: nothing came in 4 seconds",
     ),
     "mla.remember": (
         "import os, signal\n"
