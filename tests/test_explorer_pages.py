@@ -79,43 +79,52 @@ def window(browser) -> Iterator[Visit]:
 
 
 @pytest.fixture
-def visit(window, site) -> Iterator[Visit]:
-    """The explorers' page, opened afresh from the disk."""
-    window.errors.clear()
-    window.open((site / "index.html").as_uri()).wait_for_selector(READY)
+def left(window, site) -> Iterator[Visit]:
+    """The explorers' page, opened from the disk, as the last test left it."""
+    address = (site / "index.html").as_uri()
+    if window.page.url != address:
+        window.open(address).wait_for_selector(READY)
     yield window
     harmless = ("Access to font at", "net::ERR_FAILED")  # see test_site
     assert not [e for e in window.errors if not any(h in e for h in harmless)]
+    window.errors.clear()
+
+
+@pytest.fixture
+def visit(left) -> Visit:
+    """The same page, opened afresh."""
+    left.page.reload()
+    left.page.wait_for_selector(READY)
+    return left
+
+
+def shown(visit: Visit, name: str) -> Locator:
+    """One of the explorers."""
+    return visit.page.get_by_role("group", name=NAMES[name])
 
 
 @pytest.fixture
 def load(visit) -> Locator:
     """The explorer of balance."""
-    return visit.page.get_by_role("group", name=NAMES["balance"])
+    return shown(visit, "balance")
 
 
 @pytest.fixture
 def layer(visit) -> Locator:
     """The explorer of a layer's timeline."""
-    return visit.page.get_by_role("group", name=NAMES["timeline"])
+    return shown(visit, "timeline")
 
 
 @pytest.fixture
 def costs(visit) -> Locator:
     """The explorer of what a context costs."""
-    return visit.page.get_by_role("group", name=NAMES["context"])
+    return shown(visit, "context")
 
 
 @pytest.fixture
 def bits(visit) -> Locator:
     """The explorer of numbers in few bits."""
-    return visit.page.get_by_role("group", name=NAMES["codes"])
-
-
-@pytest.fixture
-def waits(visit) -> Locator:
-    """The explorer of a pipeline's orders."""
-    return visit.page.get_by_role("group", name=NAMES["pipeline"])
+    return shown(visit, "codes")
 
 
 # --- balance ---
@@ -131,6 +140,8 @@ PLACES = {
 
 def slide(explorer: Locator, s: Setting) -> None:
     """The number of experts comes last, from above: fewer would limit the choice."""
+    experts = explorer.locator('input[name="num_experts"]')
+    press(experts, balance.NUM_EXPERTS.index(Setting().num_experts))
     for name, value in reversed(asdict(s).items()):
         slider = explorer.locator(f'input[name="{name}"]')
         press(slider, PLACES[name].index(value), only_from_above=name == "num_experts")
@@ -187,9 +198,9 @@ def named(s: object) -> str:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=named)
-def test_the_page_shows_the_numbers_of_python(load, setting):
-    slide(load, setting)
-    same_numbers(load, setting)
+def test_the_page_shows_the_numbers_of_python(left, setting):
+    slide(shown(left, "balance"), setting)
+    same_numbers(shown(left, "balance"), setting)
 
 
 def test_a_mouse_moves_the_sliders_too(load):
@@ -224,9 +235,9 @@ def test_words_follow_what_is_drawn_and_are_spoken_at_rest(load):
 
 
 @pytest.mark.parametrize("stand", STANDS, ids=named)
-def test_the_page_plays_a_layer_to_the_picosecond(layer, stand):
-    go_to(layer, stand)
-    same_times(layer, stand)
+def test_the_page_plays_a_layer_to_the_picosecond(left, stand):
+    go_to(shown(left, "timeline"), stand)
+    same_times(shown(left, "timeline"), stand)
 
 
 def test_a_mouse_slides_the_link_and_ticks_the_box(layer):
@@ -254,9 +265,9 @@ def test_the_timeline_says_what_it_shows(layer):
 
 
 @pytest.mark.parametrize("stand", CONTEXTS, ids=named)
-def test_the_page_counts_a_context_to_the_last_bit(costs, stand):
-    choose(costs, stand)
-    same_costs(costs, stand)
+def test_the_page_counts_a_context_to_the_last_bit(left, stand):
+    choose(shown(left, "context"), stand)
+    same_costs(shown(left, "context"), stand)
 
 
 def test_a_shape_is_chosen_by_name_or_number_by_number(costs):
@@ -268,15 +279,15 @@ def test_a_shape_is_chosen_by_name_or_number_by_number(costs):
 
 
 @pytest.mark.parametrize("stand", CODES, ids=named)
-def test_the_page_rounds_to_the_last_bit(bits, stand):
-    hold(bits, stand)
-    same_codes(bits, stand)
+def test_the_page_rounds_to_the_last_bit(left, stand):
+    hold(shown(left, "codes"), stand)
+    same_codes(shown(left, "codes"), stand)
 
 
 @pytest.mark.parametrize("stand", ORDERS, ids=named)
-def test_the_page_plays_every_order_to_the_last_bit(waits, stand):
-    order(waits, stand)
-    same_bars(waits, stand)
+def test_the_page_plays_every_order_to_the_last_bit(left, stand):
+    order(shown(left, "pipeline"), stand)
+    same_bars(shown(left, "pipeline"), stand)
 
 
 def test_a_pointer_takes_the_number_along_the_line(bits):

@@ -7,9 +7,11 @@ from xml.etree import ElementTree
 
 import nbformat
 import pytest
+from solving import code_cells, then_solved, touched
 
 from tiny_lm.course.checks.task import tasks_of
 from tiny_lm.course.labs import generator as labs
+from tiny_lm.course.labs import pieces
 
 SOURCES = sorted(labs.SOLUTIONS.glob("[0-9][0-9]_*.py"))
 each_lab = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
@@ -62,16 +64,22 @@ def checks_of(source):
 
 
 @each_lab
-def test_solved_lab_passes(source, nbval):
-    outcomes = nbval(labs.SOLUTIONS / f"{source.stem}.ipynb")
-    assert failed(outcomes) == []
-    assert [grade_id for grade_id, _ in outcomes if grade_id] == checks_of(source)
-
-
-@each_lab
-def test_unsolved_lab_fails_at_its_tasks_alone(source, nbval):
-    outcomes = nbval(labs.LABS / f"{source.stem}.ipynb")
-    assert failed(outcomes) == checks_of(source)
+def test_unsolved_lab_fails_at_its_tasks_alone_and_solved_it_passes(
+    source, nbval, tmp_path
+):
+    """In one kernel, as a learner does it: a whole lab first, then its answers."""
+    name = f"{source.stem}.ipynb"
+    lab = nbformat.read(labs.LABS / name, as_version=4)
+    solved = nbformat.read(labs.SOLUTIONS / name, as_version=4)
+    path = tmp_path / name
+    nbformat.write(then_solved(lab, solved), path)
+    outcomes = nbval(path)
+    unsolved, again = outcomes[: len(code_cells(lab))], outcomes[len(code_cells(lab)) :]
+    assert failed(unsolved) == checks_of(source)
+    assert failed(again) == []
+    assert [grade_id for grade_id, _ in again if grade_id] == checks_of(source)
+    kept = {task.piece for task in tasks_of(source.stem)}
+    assert set(pieces.files(tmp_path / "pieces")) == kept
 
 
 def test_one_solved_task_passes_and_the_others_fail(nbval, tmp_path):
@@ -94,3 +102,14 @@ def test_one_solved_task_passes_and_the_others_fail(nbval, tmp_path):
     assert failed(outcomes) == [c for c in checks_of(source) if c != third]
     kept = [file.stem for file in (tmp_path / "pieces").rglob("*.py")]
     assert kept == [tasks_of(source.stem)[2].name]
+
+
+def test_what_answers_can_change_is_run_again():
+    """By hand: what reads an answer, and what that reads and is bound anew later."""
+    stub, answer = "def f(x):\n    raise NotImplementedError", "def f(x):\n    return x"
+    asks = ["n = 3", stub, "y = f(n)", "z = n + 1", "def g():\n    return y", "g()"]
+    assert touched(asks, [asks[0], answer, *asks[2:]]) == [1, 2, 4, 5]
+    kept = ["m = 1", "print(m)", stub, "pieces.use('f', f)", "m = f(2)", "print(m)"]
+    assert touched(kept, [*kept[:2], answer, *kept[3:]]) == [2, 3, 4, 5]
+    late = ["a = 1", stub, "b = f(a)", "a = 7", "print(a)"]
+    assert touched(late, [late[0], answer, *late[2:]]) == [0, 1, 2, 3, 4]
