@@ -136,8 +136,9 @@ THIN = """() => {
   for (const listing of document.querySelectorAll("pre")) {
     const kinds = new Set();
     for (const word of [...listing.querySelectorAll("span:not(:has(*))")]) {
-      if (kinds.has(word.className)) word.replaceWith(...word.childNodes);
-      kinds.add(word.className);
+      const kind = word.cloneNode(false).outerHTML;
+      if (kinds.has(kind)) word.replaceWith(...word.childNodes);
+      kinds.add(kind);
     }
   }
 }"""
