@@ -82,6 +82,25 @@ def test_unsolved_lab_fails_at_its_tasks_alone_and_solved_it_passes(
     assert set(pieces.files(tmp_path / "pieces")) == kept
 
 
+def test_a_solved_lab_passes_in_a_kernel_that_knows_nothing(nbval):
+    """One says it for all: in no lab does anything but answers differ when solved."""
+    source = SOURCES[1]
+    outcomes = nbval(labs.SOLUTIONS / f"{source.stem}.ipynb")
+    assert failed(outcomes) == []
+    assert [grade_id for grade_id, _ in outcomes if grade_id] == checks_of(source)
+
+
+@each_lab
+def test_lab_and_solution_differ_in_answers_alone(source):
+    lab, solved = (
+        nbformat.read(folder / f"{source.stem}.ipynb", as_version=4)
+        for folder in (labs.LABS, labs.SOLUTIONS)
+    )
+    pairs = zip(code_cells(lab), code_cells(solved), strict=True)
+    differ = [b.id for a, b in pairs if a.source != b.source]
+    assert differ == [c.replace("check", "answer") for c in checks_of(source)]
+
+
 def test_one_solved_task_passes_and_the_others_fail(nbval, tmp_path):
     """A learner solves the third task alone; the lab still runs to its end.
 
