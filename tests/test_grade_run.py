@@ -152,6 +152,13 @@ def test_wrong_use_is_told_before_the_folder_is_looked_into(
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
+def test_a_share_without_submissions_starts_nothing(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "opened", None)  # would raise if it were called
+    empty = grade(folder, tmp_path / "out", shard=(5, 5))
+    assert empty.said == "No submission falls to this share."
+    assert (empty.records, empty.left) == ([], {})
+
+
 def test_shards_are_the_whole_class_and_nobody_twice(folder, tmp_path):
     parts = [grade(folder, tmp_path / "out", shard=(i, 2), seed=5) for i in (1, 2)]
     names = [r["learner"] for part in parts for r in part.records]

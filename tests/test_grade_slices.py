@@ -135,8 +135,18 @@ def test_what_is_not_a_learners_to_change_is_noted():
     assert kinds(compared(made)) == ["reordered cell"]
 
 
-def test_what_is_odd_is_noted_for_a_person():
-    odd = "import sys\nsys.modules['x'] = 1\ndef gate(): pass"
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "import sys\nsys.modules['x'] = 1",
+        "from tiny_lm.course.checks.work import Work",
+        "from tiny_lm.course.checks import work",
+        "Work.__torch_dispatch__ = lambda self, f, t, a=(), k=None: f(*a, **(k or {}))",
+        "from tiny_lm.course.grade import worker",
+    ],
+)
+def test_what_is_odd_is_noted_for_a_person(odd):
+    odd += "\ndef gate(): pass"
     assert kinds(compared(cells(("answer_2_2", odd)))) == ["suspicious"]
 
 

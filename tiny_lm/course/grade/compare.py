@@ -31,6 +31,8 @@ ODD = {  # in a learner's cells: for a person to look at
     "frames of other code": r"\b_getframe\b|\bsettrace\b|\bf_globals\b|__globals__",
     "objects of other code": r"\bget_objects\b|\bget_referrers\b|\bctypes\b",
     "the checks": r"\bchecks\s*\.\s*\w+\s*\.|\btask_\d+_\d+\s*\.|\bCheckFailed\b",
+    "the grader": r"\bcourse\s*\.\s*grade\b|\bcourse\s+import\s.*\bgrade\b",
+    "counts of work": r"__torch_(dis|func)|DispatchMode|\bchecks(\.| import )work\b",
     "a reference answer": r"\.reference\b|\bshow_solution\b\s*\(|solutions/",
     "other processes": r"\bsubprocess\b|\bos\s*\.\s*(fork|system|exec|kill|popen)",
     "the network": r"\bsocket\b|\burllib\b|\brequests\b|\bhttp\.client\b",

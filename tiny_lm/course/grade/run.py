@@ -29,6 +29,8 @@ from tiny_lm.course.grade.submissions import Found, find
 from tiny_lm.files import prepare, read_json, write_whole
 
 MARGIN_S = 60.0  # beyond the sum of a submission's time limits
+KEPT = "All {} are graded already and stay as they are."
+NOBODY = "No submission falls to this share."
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def grade_folder(
     found = found[shard[0] - 1 :: shard[1]]
     plan = Plan(lab, _seed_of(out, lab, seed), reference)
     graded = Graded()
-    if found and all(_kept(plan, one, out) for one in found):
-        say(f"All {len(found)} are graded already and stay as they are.")
+    if all(_kept(plan, one, out) for one in found):
+        say(KEPT.format(len(found)) if found else NOBODY)
         _collect(plan, found, out, graded)
         return graded
     theirs = submissions if submissions.is_dir() else submissions.parent
