@@ -90,6 +90,31 @@ def test_missing_rank_is_told_as_a_table():
     assert "returned after 0 calls" in told.value.got
 
 
+def test_function_that_cannot_travel_is_told_as_that():
+    """Such as one that uses the ranks of the notebook, whom it is to run on."""
+    cluster = ranks.gpus()
+
+    def asks_for_ranks(x, group):
+        return cluster.run(whole)
+
+    with pytest.raises(Mismatch) as told:
+        attempt(asks_for_ranks)
+    stays = "a Cluster stays with the process that made it"
+    assert told.value.got == f"TypeError: f cannot travel to the ranks: {stays}"
+    assert len(attempt(whole)) == 4
+
+
+@pytest.mark.parametrize("error", [ValueError("no place"), OSError("no space")])
+def test_ranks_that_cannot_start_are_told_as_that(error, monkeypatch):
+    def none(world_size):
+        raise error
+
+    monkeypatch.setattr(ranks, "gpus", none)
+    with pytest.raises(Mismatch) as told:
+        attempt(whole)
+    assert told.value.got == f"{type(error).__name__}: {error}"
+
+
 def answers():
     for one in TASKS:
         for answer in (one.reference, *one.honest):

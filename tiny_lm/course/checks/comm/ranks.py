@@ -138,8 +138,8 @@ def _on_gpus(
     call: str,
     timeout_s: float,
 ) -> list[tuple]:
-    cluster = gpus(len(given))
     try:
+        cluster = gpus(len(given))
         if len(given) not in _READY:  # new ranks start and import, which takes a while
             cluster.run(_nothing, work)
             _READY.add(len(given))
@@ -147,10 +147,12 @@ def _on_gpus(
     except RuntimeError as error:
         _READY.discard(len(given))
         answer.error, told = read(str(error))
-        raise Mismatch(call, "a result on every rank", told) from None
     except TypeError as error:  # it closes over something that stays here
-        answer.error = f"TypeError: {error}"
-        raise Mismatch(call, "a result on every rank", answer.error) from None
+        told = f"{answer.name} cannot travel to the ranks: {error.__cause__ or error}"
+        answer.error = told = f"TypeError: {told}"
+    except (OSError, ValueError) as error:  # here, no ranks can start
+        answer.error = told = f"{type(error).__name__}: {error}"
+    raise Mismatch(call, "a result on every rank", told)
 
 
 _READY: set[int] = set()  # sizes of the clusters whose ranks have all they need
